@@ -1,0 +1,237 @@
+use super::*;
+use crate::memory::Memory;
+use crate::plan;
+use crate::selector::LabelSelector;
+use crate::world::testing::{address, advertisement, endpoint, labels, pool, service, slice, world};
+use crate::world::{ObjectName, PreferredNode};
+
+/// `default/web` at 10.0.0.1 with a ready endpoint on each of nodes a, b and c, advertised from everywhere.
+fn web() -> World {
+    let mut world = world([service("web")], [pool("pool", &["10.0.0.1/32"])]);
+    advertise(&mut world, advertisement("all"));
+    for (n, name) in ["node-a", "node-b", "node-c"].into_iter().enumerate() {
+        world.nodes.insert(name.to_owned(), Node::new(name));
+        let on_node = Endpoint { node: Some(name.to_owned()), ..endpoint(&format!("10.1.0.{n}")) };
+        let slice = slice("web", &format!("web-{name}"), 8080, vec![on_node]);
+        world.endpoint_slices.insert(slice.name.clone(), slice);
+    }
+    world
+}
+
+fn advertise(world: &mut World, advertisement: L2Advertisement) {
+    world.l2_advertisements.insert(advertisement.name.clone(), advertisement);
+}
+
+fn change_service(world: &mut World, change: impl FnOnce(&mut Service)) {
+    change(world.services.get_mut(&ObjectName::new("default", "web")).unwrap());
+}
+
+fn change_endpoints(world: &mut World, change: impl Fn(&mut Endpoint)) {
+    world.endpoint_slices.values_mut().flat_map(|slice| &mut slice.endpoints).for_each(change);
+}
+
+fn decide(world: &World) -> Announcement {
+    decide_with(world, &Memory::default())
+}
+
+fn decide_with(world: &World, memory: &Memory) -> Announcement {
+    let mut announcements = plan(world, memory).announcements;
+    assert_eq!(announcements.len(), 1, "{announcements:?}");
+    announcements.remove(0)
+}
+
+fn reasons(announcement: &Announcement) -> Vec<String> {
+    announcement.excluded.iter().map(|exclusion| format!("{} {}", exclusion.node, exclusion.reason)).collect()
+}
+
+fn only(key: &str, value: &str) -> LabelSelector {
+    LabelSelector { match_labels: labels(&[(key, value)]), ..LabelSelector::default() }
+}
+
+#[test]
+fn nodes_are_ranked_as_metallb_ranks_them() {
+    let ranked = |ip: &str| {
+        let mut nodes = ["node-a", "node-b", "node-c"];
+        nodes.sort_by_key(|node| rendezvous_hash(node, address(ip)));
+        nodes
+    };
+    assert_eq!(ranked("10.0.0.1"), ["node-b", "node-a", "node-c"]);
+    assert_eq!(ranked("10.0.0.2"), ["node-b", "node-c", "node-a"]);
+}
+
+#[test]
+fn one_node_announces_and_the_others_say_why_not() {
+    let announcement = decide(&web());
+    assert_eq!(announcement.nodes, ["node-b"]);
+    assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c not_elected"]);
+    assert_eq!(announcement.interfaces, None);
+}
+
+#[test]
+fn a_present_owner_stays() {
+    let mut memory = Memory::default();
+    memory.owners.insert(address("10.0.0.1"), "node-c".to_owned());
+    assert_eq!(decide_with(&web(), &memory).nodes, ["node-c"]);
+}
+
+#[test]
+fn an_owner_that_cannot_announce_is_replaced() {
+    let mut world = web();
+    let mut memory = Memory::default();
+    memory.owners.insert(address("10.0.0.1"), "node-c".to_owned());
+    world.nodes.get_mut("node-c").unwrap().network_unavailable = true;
+    let announcement = decide_with(&world, &memory);
+    assert_eq!(announcement.nodes, ["node-b"]);
+    assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c network_unavailable"]);
+}
+
+#[test]
+fn a_returning_node_does_not_take_its_address_back() {
+    let mut world = web();
+    let first = plan(&world, &Memory::default());
+    assert_eq!(first.announcements[0].nodes, ["node-b"]);
+    let b = world.nodes.remove("node-b").unwrap();
+    let without = plan(&world, first.memory());
+    assert_eq!(without.announcements[0].nodes, ["node-a"]);
+    world.nodes.insert("node-b".to_owned(), b);
+    assert_eq!(plan(&world, without.memory()).announcements[0].nodes, ["node-a"]);
+}
+
+#[test]
+fn an_owner_is_remembered_while_nobody_can_announce() {
+    let mut world = web();
+    let mut memory = Memory::default();
+    memory.owners.insert(address("10.0.0.1"), "node-c".to_owned());
+    change_endpoints(&mut world, |endpoint| (endpoint.ready, endpoint.serving) = (false, false));
+    let dark = plan(&world, &memory);
+    assert_eq!(reasons(&dark.announcements[0]), ["node-a no_endpoints", "node-b no_endpoints", "node-c no_endpoints"]);
+    assert_eq!(plan(&web(), dark.memory()).announcements[0].nodes, ["node-c"]);
+}
+
+#[test]
+fn without_an_advertisement_nobody_announces() {
+    let mut world = web();
+    world.l2_advertisements.clear();
+    let announcement = decide(&world);
+    assert!(announcement.nodes.is_empty());
+    assert_eq!(
+        reasons(&announcement),
+        ["node-a no_advertisement", "node-b no_advertisement", "node-c no_advertisement"]
+    );
+}
+
+#[test]
+fn an_advertisement_is_for_the_pools_it_names_or_selects() {
+    let announced = |change: fn(&mut L2Advertisement)| {
+        let mut world = web();
+        world.pools.values_mut().for_each(|pool| pool.labels = labels(&[("zone", "dmz")]));
+        change(world.l2_advertisements.values_mut().next().unwrap());
+        !decide(&world).nodes.is_empty()
+    };
+    assert!(announced(|ad| ad.pools = vec!["pool".to_owned()]));
+    assert!(!announced(|ad| ad.pools = vec!["other".to_owned()]));
+    assert!(announced(|ad| ad.pool_selectors = vec![only("zone", "dmz")]));
+    assert!(!announced(|ad| ad.pool_selectors = vec![only("zone", "lan")]));
+    assert!(announced(|ad| (ad.pools, ad.pool_selectors) = (vec!["other".to_owned()], vec![only("zone", "dmz")])));
+}
+
+#[test]
+fn a_pool_an_advertisement_names_in_vain_is_reported() {
+    let mut world = web();
+    advertise(&mut world, L2Advertisement { pools: vec!["tpyo".to_owned()], ..advertisement("typo") });
+    let plan = plan(&world, &Memory::default());
+    assert_eq!(plan.diagnostics.len(), 1);
+    assert_eq!(plan.diagnostics[0].reason, "pool_not_found");
+    assert_eq!(plan.diagnostics[0].field, "spec.ipAddressPools[0]");
+}
+
+#[test]
+fn an_advertisement_is_for_the_services_it_selects() {
+    let mut world = web();
+    advertise(&mut world, L2Advertisement { service_selectors: vec![only("tier", "edge")], ..advertisement("all") });
+    assert!(decide(&world).nodes.is_empty());
+    change_service(&mut world, |service| service.labels = labels(&[("tier", "edge")]));
+    assert_eq!(decide(&world).nodes, ["node-b"]);
+}
+
+#[test]
+fn nodes_are_selected_and_excluded_by_label() {
+    let mut world = web();
+    advertise(&mut world, L2Advertisement { node_selectors: vec![only("rack", "1")], ..advertisement("all") });
+    for name in ["node-b", "node-c"] {
+        world.nodes.get_mut(name).unwrap().labels = labels(&[("rack", "1")]);
+    }
+    world.nodes.get_mut("node-b").unwrap().labels.insert(EXCLUDE_LABEL.to_owned(), String::new());
+    let announcement = decide(&world);
+    assert_eq!(announcement.nodes, ["node-c"]);
+    assert_eq!(reasons(&announcement), ["node-a node_not_selected", "node-b excluded_by_label"]);
+}
+
+#[test]
+fn under_local_only_nodes_with_a_serving_endpoint_announce() {
+    let mut world = web();
+    change_service(&mut world, |service| service.traffic_policy = TrafficPolicy::Local);
+    change_endpoints(&mut world, |endpoint| match endpoint.node.as_deref() {
+        Some("node-a") => (endpoint.ready, endpoint.terminating) = (false, true),
+        Some("node-b") => (endpoint.ready, endpoint.serving) = (false, false),
+        _ => endpoint.node = None,
+    });
+    let announcement = decide(&world);
+    assert_eq!(announcement.nodes, ["node-a"], "a terminating endpoint that serves still counts");
+    assert_eq!(reasons(&announcement), ["node-b no_local_endpoint", "node-c no_local_endpoint"]);
+}
+
+#[test]
+fn endpoints_of_the_other_family_do_not_count() {
+    let mut world = web();
+    for slice in world.endpoint_slices.values_mut() {
+        slice.address_type = IpFamily::V6;
+    }
+    assert_eq!(reasons(&decide(&world)), ["node-a no_endpoints", "node-b no_endpoints", "node-c no_endpoints"]);
+}
+
+#[test]
+fn interfaces_are_those_of_the_elected_nodes_advertisements() {
+    let mut world = web();
+    let on = |name: &str, interface: &str, rack: &str| L2Advertisement {
+        interfaces: vec![interface.to_owned()],
+        node_selectors: vec![only("rack", rack)],
+        ..advertisement(name)
+    };
+    world.l2_advertisements.clear();
+    advertise(&mut world, on("one", "eth1", "1"));
+    advertise(&mut world, on("two", "eth0", "1"));
+    advertise(&mut world, on("three", "eth2", "2"));
+    world.nodes.get_mut("node-c").unwrap().labels = labels(&[("rack", "1")]);
+    assert_eq!(decide(&world).interfaces, Some(vec!["eth0".to_owned(), "eth1".to_owned()]));
+    advertise(&mut world, advertisement("everywhere"));
+    world.nodes.retain(|name, _| name == "node-c");
+    assert_eq!(decide(&world).interfaces, None, "an advertisement without interfaces means all");
+}
+
+#[test]
+fn preferences_decide_before_the_hash_but_not_before_the_owner() {
+    let mut world = web();
+    let prefer = |rack: &str, weight| PreferredNode { weight, preference: only("rack", rack) };
+    let preferred = vec![prefer("1", 60), prefer("2", 50), prefer("2", 20)];
+    advertise(&mut world, L2Advertisement { preferred, ..advertisement("all") });
+    world.nodes.get_mut("node-a").unwrap().labels = labels(&[("rack", "1")]);
+    world.nodes.get_mut("node-c").unwrap().labels = labels(&[("rack", "2")]);
+    assert_eq!(decide(&world).nodes, ["node-c"], "weights add up: 70 before 60");
+    let mut memory = Memory::default();
+    memory.owners.insert(address("10.0.0.1"), "node-b".to_owned());
+    assert_eq!(decide_with(&world, &memory).nodes, ["node-b"]);
+}
+
+#[test]
+fn services_that_share_an_address_have_one_announcer() {
+    let mut world = web();
+    change_service(&mut world, |service| service.sharing_key = Some("key".to_owned()));
+    let mut tls = service("tls");
+    tls.sharing_key = Some("key".to_owned());
+    tls.ports[0].port = 443;
+    world.services.insert(tls.name.clone(), tls);
+    let announcement = decide(&world);
+    assert_eq!(announcement.nodes, ["node-b"], "tls has no endpoint, but web has");
+    assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c not_elected"]);
+}

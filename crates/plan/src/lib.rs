@@ -1,0 +1,27 @@
+//! The World and the pure decisions taken on it: which address each service gets, who announces it, and which
+//! backends each frontend uses.
+//!
+//! ```text
+//! World ──┐   allocate ──> elect ──┐
+//!         ├─>                      ├──> Plan ──> Memory of the next run
+//! Memory ─┘            frontends ──┘
+//! ```
+//!
+//! Nothing in this crate performs IO, reads a clock or draws a random number: the same [`World`] and [`Memory`]
+//! always give the same [`Plan`], on every node and in every run.
+
+pub mod allocate;
+pub mod diagnostic;
+pub mod elect;
+pub mod frontends;
+pub mod maglev;
+pub mod memory;
+mod plan;
+pub mod range;
+pub mod selector;
+pub mod world;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use memory::Memory;
+pub use plan::{Plan, plan};
+pub use world::World;
