@@ -1,0 +1,293 @@
+//! Kubernetes' own kinds.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use evenkeel_plan::range::IpFamily;
+use evenkeel_plan::world::{
+    Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, IpFamilyPolicy, Node, Protocol, Requested, Service,
+    ServicePort, TargetPort, TrafficPolicy,
+};
+
+use super::ObjectKey;
+use super::read::{Field, Fields, Reader, shortened};
+
+const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
+const FAMILIES: [(&str, IpFamily); 2] = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
+const PORT: (u16, u16) = (1, u16::MAX);
+const ADDRESS_REMEDY: &str = "give an IPv4 or IPv6 address";
+/// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` by default: 3 hours.
+const AFFINITY_TIMEOUT: u32 = 10_800;
+const MAX_AFFINITY_TIMEOUT: u32 = 86_400;
+
+pub(super) fn service(
+    reader: &mut Reader<'_>,
+    key: &ObjectKey,
+    fields: &Fields<'_>,
+    metadata: &Fields<'_>,
+) -> Option<Service> {
+    let mut service = Service::new(key.object_name());
+    service.labels = super::labels(reader, metadata);
+    annotations(reader, &mut service, metadata);
+    if let Some(spec) = fields.get("spec") {
+        spec_of(reader, &mut service, &spec)?;
+    }
+    if let Some(status) = fields.get("status").and_then(|field| field.fields(reader))
+        && let Some(balancer) = status.get("loadBalancer").and_then(|field| field.fields(reader))
+    {
+        for ingress in balancer.list(reader, "ingress") {
+            let address = ingress.fields(reader).and_then(|ingress| ingress.get("ip"));
+            service.status_addresses.extend(address.and_then(|field| ip(&field, reader)));
+        }
+    }
+    Some(service)
+}
+
+fn spec_of(reader: &mut Reader<'_>, service: &mut Service, field: &Field<'_>) -> Option<()> {
+    let spec = field.fields(reader)?;
+    let types =
+        [("ClusterIP", false), ("NodePort", false), ("LoadBalancer", true), ("ExternalName", false), ("", false)];
+    let is_balancer = spec.get("type").and_then(|field| field.one_of(reader, &types));
+    service.is_load_balancer = is_balancer.unwrap_or(false);
+    let class = spec.get("loadBalancerClass").and_then(|field| field.text(reader));
+    service.load_balancer_class = class.map(str::to_owned);
+    for family in spec.list(reader, "ipFamilies") {
+        service.ip_families.extend(family.one_of(reader, &FAMILIES));
+    }
+    let policies = [
+        ("SingleStack", IpFamilyPolicy::SingleStack),
+        ("PreferDualStack", IpFamilyPolicy::PreferDualStack),
+        ("RequireDualStack", IpFamilyPolicy::RequireDualStack),
+    ];
+    if let Some(policy) = spec.get("ipFamilyPolicy").and_then(|field| field.one_of(reader, &policies)) {
+        service.ip_family_policy = policy;
+    }
+    service.requested.spec_address =
+        spec.get("loadBalancerIP").filter(|field| field.text(reader).is_some()).and_then(|field| ip(&field, reader));
+    let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local), ("", TrafficPolicy::Cluster)];
+    if let Some(policy) = spec.get("externalTrafficPolicy").and_then(|field| field.one_of(reader, &policies)) {
+        service.traffic_policy = policy;
+    }
+    service.affinity = affinity(reader, &spec);
+    service.selector = spec.get("selector").map(|field| field.labels(reader)).unwrap_or_default();
+    service.publish_not_ready =
+        spec.get("publishNotReadyAddresses").and_then(|field| field.bool(reader)).unwrap_or(false);
+    service.ports = ports(reader, &spec);
+    if service.is_load_balancer
+        && service.ports.is_empty()
+        && !reader.failed
+        && let Some(ports) = spec.require(reader, "ports")
+    {
+        reader.error("missing_field", &ports, "a load balancer needs at least one port", "add a port");
+    }
+    Some(())
+}
+
+fn affinity(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Affinity {
+    let kinds = [("None", false), ("ClientIP", true), ("", false)];
+    let by_client = spec.get("sessionAffinity").and_then(|field| field.one_of(reader, &kinds)).unwrap_or(false);
+    let seconds = spec
+        .get("sessionAffinityConfig")
+        .and_then(|field| field.fields(reader)?.get("clientIP"))
+        .and_then(|field| field.fields(reader)?.get("timeoutSeconds"))
+        .and_then(|field| field.number(reader, 1, MAX_AFFINITY_TIMEOUT))
+        .unwrap_or(AFFINITY_TIMEOUT);
+    if by_client { Affinity::ClientIp { timeout: Duration::from_secs(seconds.into()) } } else { Affinity::None }
+}
+
+fn ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    let fields = spec.list(reader, "ports");
+    let several = fields.len() > 1;
+    for field in fields {
+        let Some(port_fields) = field.fields(reader) else { continue };
+        let name = port_fields.get("name").and_then(|field| field.text(reader)).unwrap_or_default().to_owned();
+        if several
+            && name.is_empty()
+            && let Some(name) = port_fields.require(reader, "name")
+        {
+            reader.error("missing_field", &name, "several ports need a name each", "name the port");
+        }
+        let protocol = protocol(reader, &port_fields);
+        let target = port_fields.get("targetPort").and_then(|field| target(reader, &field));
+        let number = port_fields.require(reader, "port").and_then(|field| field.number(reader, PORT.0, PORT.1));
+        let Some(port) = number else { continue };
+        if ports.iter().any(|other| (other.protocol, other.port) == (protocol, port)) {
+            reader.error("duplicate_port", &field, format!("{protocol} {port} is already given"), "remove one of them");
+        } else if several && !name.is_empty() && ports.iter().any(|other| other.name == name) {
+            let message = format!("the name `{}` is already given to another port", shortened(&name));
+            reader.error("duplicate_port", &field, message, "give each port a name of its own");
+        }
+        ports.push(ServicePort { name, protocol, port, target });
+    }
+    ports
+}
+
+fn protocol(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Protocol {
+    fields.get("protocol").and_then(|field| field.one_of(reader, &PROTOCOLS)).unwrap_or(Protocol::Tcp)
+}
+
+/// `targetPort`; 0, which some writers give for "the same as port", is no target.
+fn target(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<TargetPort> {
+    if field.is_integer() {
+        return field.number(reader, 0, u16::MAX).filter(|port| *port != 0).map(TargetPort::Number);
+    }
+    field.text(reader).map(|name| TargetPort::Name(name.to_owned()))
+}
+
+fn ip(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<IpAddr> {
+    field.parse(reader, "invalid_address", ADDRESS_REMEDY)
+}
+
+/// The prefixes of MetalLB's annotations: the present one, and the one it had before.
+const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
+
+fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields<'_>) {
+    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else { return };
+    for key in annotations.keys() {
+        let known = match key.split_once('/') {
+            Some(("metallb.io" | "metallb.universe.tf", name)) => {
+                matches!(name, "address-pool" | "loadBalancerIPs" | "allow-shared-ip" | "ip-allocated-from-pool")
+            }
+            Some(("evenkeel.io", name)) => name == "forwarding",
+            _ => true,
+        };
+        if let Some(field) = annotations.annotation(key).filter(|_| !known) {
+            let remedy = match key {
+                "metallb.universe.tf/mode" => "remove it; an L2Advertisement says how an address is announced",
+                _ => "correct or remove it",
+            };
+            let message = format!("annotation `{}` is not known and has no effect", shortened(key));
+            reader.warning("unknown_annotation", &field, message, remedy);
+        }
+    }
+    let requested = &mut service.requested;
+    if let Some(field) = either(reader, &annotations, "loadBalancerIPs") {
+        requested.annotated_addresses = addresses(reader, &field);
+    }
+    let pool = either(reader, &annotations, "address-pool").and_then(|field| field.text(reader));
+    *requested = Requested { pool: pool.map(str::to_owned), ..std::mem::take(requested) };
+    let key = either(reader, &annotations, "allow-shared-ip").and_then(|field| field.text(reader));
+    service.sharing_key = key.map(str::to_owned);
+    let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
+    service.forwarding =
+        annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
+}
+
+/// The annotation under either prefix; both are fine as long as they agree.
+fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> Option<Field<'n>> {
+    let [present, former] = PREFIXES.map(|prefix| annotations.annotation(&format!("{prefix}{name}")));
+    if let (Some(present), Some(former)) = (&present, &former)
+        && present.string(reader) != former.string(reader)
+    {
+        let message = format!("{}{name} and {}{name} differ", PREFIXES[0], PREFIXES[1]);
+        reader.error("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
+    }
+    present.or(former)
+}
+
+fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
+    let Some(text) = field.string(reader) else { return Vec::new() };
+    let mut addresses = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match part.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let message = format!("`{}` is not an address", shortened(part));
+                reader.error("invalid_address", field, message, "give addresses, separated by commas");
+            }
+        }
+    }
+    addresses
+}
+
+/// The label that joins a slice to its Service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+pub(super) fn endpoint_slice(
+    reader: &mut Reader<'_>,
+    key: &ObjectKey,
+    fields: &Fields<'_>,
+    metadata: &Fields<'_>,
+) -> Option<EndpointSlice> {
+    let mut labels = super::labels(reader, metadata);
+    let types = [("IPv4", Some(IpFamily::V4)), ("IPv6", Some(IpFamily::V6)), ("FQDN", None)];
+    let type_field = fields.require(reader, "addressType")?;
+    let mut slice = EndpointSlice {
+        name: key.object_name(),
+        service: labels.remove(SERVICE_LABEL).filter(|service| !service.is_empty()),
+        address_type: IpFamily::V4,
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+    };
+    let Some(family) = type_field.one_of(reader, &types)? else {
+        // Domain names are no backends a packet can be sent to: the slice is known, and has none.
+        reader.warning("fqdn_endpoints", &type_field, "endpoints that are domain names are left out", "use addresses");
+        return Some(slice);
+    };
+    slice.address_type = family;
+    for field in fields.list(reader, "ports") {
+        slice.ports.extend(endpoint_port(reader, &field));
+    }
+    for field in fields.list(reader, "endpoints") {
+        slice.endpoints.extend(endpoint(reader, &field, family));
+    }
+    Some(slice)
+}
+
+fn endpoint_port(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<EndpointPort> {
+    let fields = field.fields(reader)?;
+    let name = fields.get("name").and_then(|field| field.text(reader)).unwrap_or_default().to_owned();
+    let protocol = protocol(reader, &fields);
+    let Some(port) = fields.get("port") else {
+        let message = "a port without a number means any port, and is left out";
+        reader.warning("unnumbered_port", field, message, "give the port's number");
+        return None;
+    };
+    Some(EndpointPort { name, protocol, port: port.number(reader, PORT.0, PORT.1)? })
+}
+
+fn endpoint(reader: &mut Reader<'_>, field: &Field<'_>, family: IpFamily) -> Option<Endpoint> {
+    let fields = field.fields(reader)?;
+    let mut addresses = Vec::new();
+    for field in fields.require(reader, "addresses")?.list(reader) {
+        let Some(address) = ip(&field, reader) else { continue };
+        if IpFamily::of(address) != family {
+            let message = format!("{address} is not {family}, as addressType says");
+            reader.error("family_mismatch", &field, message, format!("give an {family} address"));
+        } else if address.is_unspecified() || address.is_multicast() {
+            reader.error("invalid_address", &field, format!("{address} is no host's address"), ADDRESS_REMEDY);
+        }
+        addresses.push(address);
+    }
+    let conditions = fields.get("conditions").and_then(|field| field.fields(reader));
+    let mut condition =
+        |name| conditions.as_ref().and_then(|conditions| conditions.get(name)).and_then(|field| field.bool(reader));
+    // Absent means "unknown", which the API says to take for ready and not terminating.
+    let ready = condition("ready").unwrap_or(true);
+    let serving = condition("serving").unwrap_or(ready);
+    let terminating = condition("terminating").unwrap_or(false);
+    let node = fields.get("nodeName").and_then(|field| field.text(reader)).map(str::to_owned);
+    let target = fields.get("targetRef").and_then(|field| field.fields(reader));
+    let uid = target.and_then(|target| target.get("uid")).and_then(|field| field.text(reader));
+    Some(Endpoint { addresses, ready, serving, terminating, node, target_uid: uid.map(str::to_owned) })
+}
+
+pub(super) fn node(
+    reader: &mut Reader<'_>,
+    key: &ObjectKey,
+    fields: &Fields<'_>,
+    metadata: &Fields<'_>,
+) -> Option<Node> {
+    let mut node = Node { labels: super::labels(reader, metadata), ..Node::new(&key.name) };
+    let status = fields.get("status").and_then(|field| field.fields(reader));
+    for condition in status.map(|status| status.list(reader, "conditions")).unwrap_or_default() {
+        let condition = condition.fields(reader)?;
+        let kind = condition.get("type").and_then(|field| field.text(reader));
+        if kind == Some("NetworkUnavailable") {
+            let status = condition.get("status").and_then(|field| field.string(reader));
+            node.network_unavailable = status == Some("True");
+        }
+    }
+    Some(node)
+}

@@ -1,0 +1,349 @@
+//! Reading typed values out of a tree, with an error that names the place for everything that does not fit.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use evenkeel_plan::selector::Labels;
+
+use super::yaml::{Entry, Node, Position, Scalar, Value};
+use crate::diagnostic::{Diagnostic, Location, Severity};
+
+/// What is known of the object being read, and what was found wrong with it.
+pub(super) struct Reader<'t> {
+    pub(super) file: &'t Path,
+    pub(super) lines: &'t Lines<'t>,
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(super) failed: bool,
+}
+
+/// The lines of a text, found once.
+pub(super) struct Lines<'t>(Vec<&'t str>);
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(text: &'t str) -> Self {
+        Self(text.lines().collect())
+    }
+
+    /// The line, cut to a length that fits a terminal.
+    pub(super) fn snippet(&self, line: usize) -> Option<String> {
+        self.0.get(line.checked_sub(1)?).map(|line| line.trim_end().chars().take(160).collect())
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn error(
+        &mut self,
+        reason: &'static str,
+        field: &Field<'_>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.failed = true;
+        self.report(Severity::Error, reason, field.at, &field.path, message.into(), remedy.into());
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        reason: &'static str,
+        field: &Field<'_>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.report(Severity::Warning, reason, field.at, &field.path, message.into(), remedy.into());
+    }
+
+    pub(super) fn report(
+        &mut self,
+        severity: Severity,
+        reason: &'static str,
+        at: Position,
+        path: &str,
+        message: String,
+        remedy: String,
+    ) {
+        self.diagnostics.push(Diagnostic {
+            location: Location { file: self.file.to_owned(), line: at.line, column: at.column },
+            severity,
+            reason,
+            kind: self.kind.clone(),
+            name: self.name.clone(),
+            field: path.to_owned(),
+            message,
+            remedy,
+            snippet: self.lines.snippet(at.line),
+        });
+    }
+}
+
+/// A value with its path.
+pub(super) struct Field<'n> {
+    pub(super) node: &'n Node,
+    pub(super) path: String,
+    /// The key where there is one, since that is where an eye looks for the field.
+    pub(super) at: Position,
+}
+
+impl<'n> Field<'n> {
+    pub(super) fn root(node: &'n Node) -> Self {
+        Self { node, path: String::new(), at: node.at }
+    }
+
+    fn below(parent: &str, entry: &'n Entry) -> Self {
+        let path = match parent {
+            "" => entry.key.clone(),
+            parent if entry.key.contains(['.', '/']) => format!("{parent}[{}]", entry.key),
+            parent => format!("{parent}.{}", entry.key),
+        };
+        Self { node: &entry.value, path, at: entry.at }
+    }
+
+    fn wrong_type(&self, reader: &mut Reader<'_>, expected: &str) {
+        let found = match &self.node.value {
+            Value::Mapping(_) => "a mapping".to_owned(),
+            Value::Sequence(_) => "a list".to_owned(),
+            Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
+            Value::Scalar(scalar) if scalar.plain => format!("`{}`", shortened(&scalar.text)),
+            Value::Scalar(scalar) => format!("the string \"{}\"", shortened(&scalar.text)),
+        };
+        let remedy = match &self.node.value {
+            Value::Scalar(scalar) if scalar.plain && expected == "a string" => {
+                format!("put it in quotes: \"{}\"", shortened(&scalar.text))
+            }
+            Value::Mapping(_) | Value::Sequence(_) | Value::Scalar(_) => format!("give {expected}"),
+        };
+        reader.error("wrong_type", self, format!("expected {expected}, found {found}"), remedy);
+    }
+
+    fn scalar(&self) -> Option<&'n Scalar> {
+        match &self.node.value {
+            Value::Scalar(scalar) => Some(scalar),
+            Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+
+    pub(super) fn string(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+        let string = self.scalar().and_then(Scalar::as_string);
+        if string.is_none() {
+            self.wrong_type(reader, "a string");
+        }
+        string
+    }
+
+    /// A string that is not empty; Kubernetes writes optional strings as `""` at times.
+    pub(super) fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+        self.string(reader).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn bool(&self, reader: &mut Reader<'_>) -> Option<bool> {
+        let bool = self.scalar().and_then(Scalar::as_bool);
+        if bool.is_none() {
+            self.wrong_type(reader, "true or false");
+        }
+        bool
+    }
+
+    /// A whole number between `least` and `most`.
+    pub(super) fn number<N: TryFrom<i64> + Into<i64> + Copy>(
+        &self,
+        reader: &mut Reader<'_>,
+        least: N,
+        most: N,
+    ) -> Option<N> {
+        let (least, most) = (least.into(), most.into());
+        let Some(number) = self.scalar().and_then(Scalar::as_integer) else {
+            self.wrong_type(reader, "a whole number");
+            return None;
+        };
+        let fitting = (least..=most).contains(&number).then(|| N::try_from(number).ok()).flatten();
+        if fitting.is_none() {
+            let message = format!("{number} is not between {least} and {most}");
+            reader.error("invalid_value", self, message, format!("give a number from {least} to {most}"));
+        }
+        fitting
+    }
+
+    pub(super) fn is_integer(&self) -> bool {
+        self.scalar().is_some_and(|scalar| scalar.as_integer().is_some())
+    }
+
+    /// One of a few words.
+    pub(super) fn one_of<T: Copy>(&self, reader: &mut Reader<'_>, words: &[(&str, T)]) -> Option<T> {
+        let text = self.string(reader)?;
+        let value = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if value.is_none() {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty()).collect();
+            let remedy = format!("use one of {}", known.join(", "));
+            reader.error("invalid_value", self, format!("`{}` is not known here", shortened(text)), remedy);
+        }
+        value
+    }
+
+    /// A string in a notation of its own.
+    pub(super) fn parse<T: FromStr>(&self, reader: &mut Reader<'_>, reason: &'static str, remedy: &str) -> Option<T>
+    where
+        T::Err: fmt::Display,
+    {
+        let text = self.string(reader)?;
+        match text.trim().parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let error = error.to_string();
+                let shown = shortened(text);
+                let message = if error.contains(text) { error } else { format!("`{shown}`: {error}") };
+                reader.error(reason, self, shortened(&message), remedy);
+                None
+            }
+        }
+    }
+
+    pub(super) fn list(&self, reader: &mut Reader<'_>) -> Vec<Self> {
+        match &self.node.value {
+            Value::Sequence(nodes) => nodes
+                .iter()
+                .enumerate()
+                .map(|(n, node)| Self { node, path: format!("{}[{n}]", self.path), at: node.at })
+                .collect(),
+            Value::Scalar(_) | Value::Mapping(_) => {
+                self.wrong_type(reader, "a list");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn strings(&self, reader: &mut Reader<'_>) -> Vec<String> {
+        let items = self.list(reader);
+        items.iter().filter_map(|item| item.text(reader)).map(str::to_owned).collect()
+    }
+
+    /// A mapping of strings to strings.
+    pub(super) fn labels(&self, reader: &mut Reader<'_>) -> Labels {
+        let Some(fields) = self.fields(reader) else { return Labels::new() };
+        let entries = fields.entries.iter().filter(|entry| !entry.value.is_null());
+        entries
+            .filter_map(|entry| {
+                let value = Field::below(&fields.path, entry).string(reader)?;
+                Some((entry.key.clone(), value.to_owned()))
+            })
+            .collect()
+    }
+
+    pub(super) fn fields(&self, reader: &mut Reader<'_>) -> Option<Fields<'n>> {
+        match &self.node.value {
+            Value::Mapping(entries) => {
+                Some(Fields { entries, path: self.path.clone(), at: self.at, asked: RefCell::new(Vec::new()) })
+            }
+            Value::Scalar(_) | Value::Sequence(_) => {
+                self.wrong_type(reader, "a mapping");
+                None
+            }
+        }
+    }
+}
+
+/// The fields of a mapping.
+pub(super) struct Fields<'n> {
+    entries: &'n [Entry],
+    path: String,
+    at: Position,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'n> Fields<'n> {
+    /// The field, unless it is absent or null.
+    pub(super) fn get(&self, key: &'static str) -> Option<Field<'n>> {
+        self.asked.borrow_mut().push(key);
+        self.annotation(key)
+    }
+
+    /// The field by a name only known at run time.
+    pub(super) fn annotation(&self, key: &str) -> Option<Field<'n>> {
+        let entry = self.entries.iter().find(|entry| entry.key == key && !entry.value.is_null())?;
+        Some(Field::below(&self.path, entry))
+    }
+
+    pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str) -> Option<Field<'n>> {
+        let field = self.get(key);
+        if field.is_none() {
+            let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+            reader.failed = true;
+            let message = format!("`{path}` is missing");
+            reader.report(Severity::Error, "missing_field", self.at, &path, message, format!("add `{key}`"));
+        }
+        field
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'n str> {
+        self.entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    /// The list of a field, empty when absent.
+    pub(super) fn list(&self, reader: &mut Reader<'_>, key: &'static str) -> Vec<Field<'n>> {
+        self.get(key).map(|field| field.list(reader)).unwrap_or_default()
+    }
+
+    /// Every field that was not asked for is an error: in our own kinds a misspelt field would otherwise be ignored
+    /// in silence.
+    pub(super) fn no_others(&self, reader: &mut Reader<'_>) {
+        let known = self.asked.borrow();
+        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            let field = Field::below(&self.path, entry);
+            let remedy = match known.iter().min_by_key(|known| distance(known, &entry.key)) {
+                Some(close) if distance(close, &entry.key) <= 1 + entry.key.len() / 4 => {
+                    format!("did you mean `{close}`?")
+                }
+                _ => format!("remove it; known here: {}", known.join(", ")),
+            };
+            reader.error("unknown_field", &field, format!("unknown field `{}`", shortened(&entry.key)), remedy);
+        }
+    }
+}
+
+/// As much of a text as belongs into a message.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// Levenshtein's edit distance, case ignored; far apart for words too long to be misspellings.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().max(b.len()) > 64 {
+        return usize::MAX;
+    }
+    let (a, b) = (a.to_lowercase(), b.to_lowercase());
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (to, cell) in b.chars().zip(row.iter_mut().skip(1)) {
+            let changed = diagonal + usize::from(from != to);
+            diagonal = *cell;
+            left = changed.min(diagonal + 1).min(left + 1);
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_edits() {
+        assert_eq!(distance("addresses", "adresses"), 1);
+        assert_eq!(distance("addresses", "addresses"), 0);
+        assert_eq!(distance("autoAssign", "autoasign"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}
