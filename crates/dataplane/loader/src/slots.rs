@@ -1,0 +1,216 @@
+//! Backend slots: which slot of the shared array is whose.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use evenkeel_maps::{Backend, FrontendKey, backend_state};
+
+use crate::{Error, shared::Elements, spec::BackendSpec};
+
+/// Gives every backend of every frontend a slot and remembers it. The array itself is the record: [`Slots::adopt`] reads
+/// it back after a restart.
+pub(crate) struct Slots<E> {
+    array: E,
+    by_frontend: HashMap<FrontendKey, HashMap<SocketAddrV4, u32>>,
+    /// Slots never used, from here to the end.
+    unused_from: u32,
+    /// Slots that were used and are free again.
+    freed: BTreeSet<u32>,
+}
+
+impl<E: Elements<Backend>> Slots<E> {
+    /// Reads the array as an earlier process, if any, left it.
+    pub(crate) fn adopt(array: E) -> Self {
+        let mut slots = Self { by_frontend: HashMap::new(), unused_from: 0, freed: BTreeSet::new(), array };
+        for slot in 0..u32::try_from(slots.array.count()).unwrap_or(u32::MAX) {
+            let backend = slots.get(slot);
+            if backend.state != backend_state::FREE {
+                slots.freed.extend(slots.unused_from..slot);
+                slots.unused_from = slot + 1;
+                slots.by_frontend.entry(backend.frontend).or_default().insert(address(&backend), slot);
+            }
+        }
+        slots
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Backend {
+        self.array.read(slot as usize)
+    }
+
+    /// The slot of a backend, if it has one.
+    pub(crate) fn find(&self, frontend: FrontendKey, address: SocketAddrV4) -> Option<u32> {
+        self.by_frontend.get(&frontend)?.get(&address).copied()
+    }
+
+    /// Puts a backend into its slot, a new one if it has none. A returning backend whose tombstone still stands gets its
+    /// old slot, so that its flows go on.
+    pub(crate) fn put(&mut self, frontend: FrontendKey, spec: &BackendSpec, flags: u8) -> Result<u32, Error> {
+        if let Some(slot) = self.find(frontend, spec.address) {
+            let backend = self.get(slot);
+            self.write(slot, Backend { state: spec.state.raw(), flags, ..backend });
+            return Ok(slot);
+        }
+        let slot = self.take_free()?;
+        let backend = Backend {
+            address: spec.address.ip().octets(),
+            port: spec.address.port().to_be_bytes(),
+            state: backend_state::FREE,
+            flags,
+            frontend,
+            generation: self.get(slot).generation,
+            pad: 0,
+        };
+        // The identity while the slot is still free, then the state alone.
+        self.write(slot, backend);
+        self.write(slot, Backend { state: spec.state.raw(), ..backend });
+        self.by_frontend.entry(frontend).or_default().insert(spec.address, slot);
+        Ok(slot)
+    }
+
+    /// Turns every slot of `frontend` whose address is not in `keep` into a tombstone.
+    pub(crate) fn bury_others(&mut self, frontend: FrontendKey, keep: &[BackendSpec]) {
+        let keep: HashSet<SocketAddrV4> = keep.iter().map(|spec| spec.address).collect();
+        let buried: Vec<u32> = self
+            .by_frontend
+            .get(&frontend)
+            .into_iter()
+            .flatten()
+            .filter(|(address, _)| !keep.contains(address))
+            .map(|(_, slot)| *slot)
+            .collect();
+        for slot in buried {
+            let backend = self.get(slot);
+            self.write(slot, Backend { state: backend_state::TOMBSTONE, ..backend });
+        }
+    }
+
+    /// Frontends that have slots.
+    pub(crate) fn frontends(&self) -> impl Iterator<Item = FrontendKey> + '_ {
+        self.by_frontend.keys().copied()
+    }
+
+    /// All slots in use, tombstones among them.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (u32, Backend)> + '_ {
+        self.by_frontend.values().flat_map(HashMap::values).map(|slot| (*slot, self.get(*slot)))
+    }
+
+    /// Frees a tombstone. Its flows, if any are left, become stale by the next generation, which begins here.
+    pub(crate) fn free(&mut self, slot: u32) {
+        let backend = self.get(slot);
+        if backend.state == backend_state::TOMBSTONE {
+            let generation = backend.generation.wrapping_add(1);
+            self.write(slot, Backend { state: backend_state::FREE, generation, ..backend });
+            if let Some(slots) = self.by_frontend.get_mut(&backend.frontend) {
+                slots.remove(&address(&backend));
+                if slots.is_empty() {
+                    self.by_frontend.remove(&backend.frontend);
+                }
+            }
+            self.freed.insert(slot);
+        }
+    }
+
+    fn take_free(&mut self) -> Result<u32, Error> {
+        // The lowest free slot: the array's used part stays small.
+        if let Some(slot) = self.freed.pop_first() {
+            return Ok(slot);
+        }
+        let slot = self.unused_from;
+        if slot as usize >= self.array.count() {
+            return Err(Error::NoSlot);
+        }
+        self.unused_from += 1;
+        Ok(slot)
+    }
+
+    fn write(&mut self, slot: u32, backend: Backend) {
+        self.array.write(slot as usize, backend);
+    }
+}
+
+/// The address a slot forwards to.
+pub(crate) fn address(backend: &Backend) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(backend.address), u16::from_be_bytes(backend.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_maps::TCP;
+
+    use super::*;
+    use crate::spec::State;
+
+    const FRONTEND: FrontendKey = FrontendKey { address: [10, 0, 0, 1], port: [0, 80], protocol: TCP, pad: 0 };
+    const FREE: Backend = Backend {
+        address: [0; 4],
+        port: [0; 2],
+        state: backend_state::FREE,
+        flags: 0,
+        frontend: FrontendKey { address: [0; 4], port: [0; 2], protocol: 0, pad: 0 },
+        generation: 0,
+        pad: 0,
+    };
+
+    fn backend(last: u8) -> BackendSpec {
+        BackendSpec { address: SocketAddrV4::new([10, 0, 1, last].into(), 80), state: State::Active }
+    }
+
+    fn slots(count: usize) -> Slots<Vec<Backend>> {
+        Slots::adopt(vec![FREE; count])
+    }
+
+    #[test]
+    fn a_backend_keeps_its_slot() {
+        let mut slots = slots(4);
+        let first = slots.put(FRONTEND, &backend(1), 0).unwrap();
+        let second = slots.put(FRONTEND, &backend(2), 0).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(slots.put(FRONTEND, &backend(1), 0).unwrap(), first);
+    }
+
+    #[test]
+    fn a_restart_finds_the_same_slots() {
+        let mut before = slots(4);
+        before.put(FRONTEND, &backend(1), 0).unwrap();
+        let second = before.put(FRONTEND, &backend(2), 0).unwrap();
+        before.bury_others(FRONTEND, &[backend(2)]);
+        before.free(0);
+        let mut after = Slots::adopt(before.array.clone());
+        assert_eq!(after.put(FRONTEND, &backend(2), 0).unwrap(), second);
+        assert_eq!(after.put(FRONTEND, &backend(3), 0).unwrap(), 0, "the freed slot is found again");
+    }
+
+    #[test]
+    fn a_returning_backend_gets_its_tombstone_back() {
+        let mut slots = slots(4);
+        let slot = slots.put(FRONTEND, &backend(1), 0).unwrap();
+        let generation = slots.get(slot).generation;
+        slots.bury_others(FRONTEND, &[]);
+        assert_eq!(slots.get(slot).state, backend_state::TOMBSTONE);
+        assert_eq!(slots.put(FRONTEND, &backend(1), 0).unwrap(), slot);
+        assert_eq!(slots.get(slot).generation, generation);
+        assert_eq!(slots.get(slot).state, backend_state::ACTIVE);
+    }
+
+    #[test]
+    fn a_reused_slot_has_a_new_generation() {
+        let mut slots = slots(1);
+        let slot = slots.put(FRONTEND, &backend(1), 0).unwrap();
+        let generation = slots.get(slot).generation;
+        assert!(matches!(slots.put(FRONTEND, &backend(2), 0), Err(Error::NoSlot)));
+        slots.bury_others(FRONTEND, &[]);
+        slots.free(slot);
+        assert_eq!(slots.put(FRONTEND, &backend(2), 0).unwrap(), slot);
+        assert_ne!(slots.get(slot).generation, generation);
+    }
+
+    #[test]
+    fn only_tombstones_can_be_freed() {
+        let mut slots = slots(1);
+        let slot = slots.put(FRONTEND, &backend(1), 0).unwrap();
+        slots.free(slot);
+        assert_eq!(slots.find(FRONTEND, backend(1).address), Some(slot));
+    }
+}

@@ -1,0 +1,129 @@
+//! The one counted outcome of every packet.
+
+/// What happens to the packet besides being counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Goes on to the kernel as it came, or rewritten for the kernel to route.
+    Pass,
+    /// Left through an interface by the program's own hand.
+    Redirect,
+    /// Dropped, for the reason the outcome names.
+    Drop,
+}
+
+macro_rules! outcomes {
+    ($( $(#[$doc:meta])+ $variant:ident = $name:literal => $verdict:ident ),+ $(,)?) => {
+        /// Every run of a program ends in exactly one of these; the names are those of status, metrics and tests.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Outcome { $( $(#[$doc])+ $variant ),+ }
+
+        impl Outcome {
+            /// All outcomes in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name shared by status, metrics and tests.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What happens to the packet.
+            #[inline(always)]
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict),+ }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// First packet of a flow, forwarded directly.
+    ForwardNew = "forward_new" => Redirect,
+    /// Packet of a known flow, forwarded directly.
+    ForwardFlow = "forward_flow" => Redirect,
+    /// Packet of a TCP flow that began elsewhere or was forgotten, forwarded directly to the backend the table gives.
+    ForwardMidstream = "forward_midstream" => Redirect,
+    /// First packet of a flow, rewritten and left to the kernel's routing.
+    StackNew = "stack_new" => Pass,
+    /// Packet of a known flow, rewritten and left to the kernel's routing.
+    StackFlow = "stack_flow" => Pass,
+    /// As `forward_midstream`, rewritten and left to the kernel's routing.
+    StackMidstream = "stack_midstream" => Pass,
+    /// Reply met at ingress: source restored to the VIP and sent on directly.
+    ReplyDirect = "reply_direct" => Redirect,
+    /// Reply met at egress: source restored to the VIP.
+    ReplyRestored = "reply_restored" => Pass,
+    /// ARP request for an owned VIP answered.
+    ArpAnswered = "arp_answered" => Redirect,
+    /// Another host claims a VIP that this node owns.
+    ArpConflict = "arp_conflict" => Pass,
+    /// ICMP echo request to an owned VIP answered.
+    EchoAnswered = "echo_answered" => Redirect,
+    /// Neither IPv4 nor ARP.
+    PassNotIpv4 = "pass_not_ipv4" => Pass,
+    /// ARP that does not concern an owned VIP.
+    PassArp = "pass_arp" => Pass,
+    /// Carries a VLAN tag: belongs to another interface.
+    PassVlan = "pass_vlan" => Pass,
+    /// Addressed to another host's hardware address.
+    PassOtherHost = "pass_other_host" => Pass,
+    /// Shorter than its headers claim.
+    PassMalformed = "pass_malformed" => Pass,
+    /// To no VIP, and no reply.
+    PassNotVip = "pass_not_vip" => Pass,
+    /// Leaves the node and is no reply of a flow.
+    PassEgress = "pass_egress" => Pass,
+    /// To a VIP port that has no frontend.
+    DropNoFrontend = "drop_no_frontend" => Drop,
+    /// No backend takes new flows.
+    DropNoBackend = "drop_no_backend" => Drop,
+    /// The flow's backend is gone and its slot belongs to another.
+    DropBackendGone = "drop_backend_gone" => Drop,
+    /// Every backend tried already talks to this client address and port for another frontend.
+    DropTupleInUse = "drop_tuple_in_use" => Drop,
+    /// The flow table took no entry.
+    DropFlowTable = "drop_flow_table" => Drop,
+    /// Fragment to a VIP: the later ones carry no ports.
+    DropFragment = "drop_fragment" => Drop,
+    /// To a VIP by a protocol that is not balanced.
+    DropProtocol = "drop_protocol" => Drop,
+    /// To a VIP, but shorter than its headers claim.
+    DropMalformed = "drop_malformed" => Drop,
+    /// Time to live used up.
+    DropTtl = "drop_ttl" => Drop,
+    /// The route to the backend or the client says unreachable, prohibited or blackhole.
+    DropUnroutable = "drop_unroutable" => Drop,
+    /// A header could not be rewritten.
+    DropRewrite = "drop_rewrite" => Drop,
+}
+
+impl Outcome {
+    /// Number of outcomes, the size of the counters map.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Index of the outcome's counter.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_tell_the_verdict() {
+        let names: HashSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+        assert_eq!(names.len(), Outcome::COUNT);
+        for (position, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(outcome.index() as usize, position);
+            assert_eq!(outcome.verdict() == Verdict::Drop, outcome.name().starts_with("drop_"));
+        }
+    }
+}
