@@ -1,0 +1,439 @@
+//! The loop of a node: what changes, and what follows from it.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use evenkeel_loader::{DataPath, Interface, Options, Others};
+use evenkeel_maps::{FrontendKey, Vip};
+use evenkeel_neighbor::{Announcer, Due};
+use evenkeel_plan::{Memory, Plan, plan, world::Node};
+use evenkeel_process::admin;
+use evenkeel_sources::{Diagnostic, directory::Update, state};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{self, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Error,
+    announce::Sender,
+    desired::{self, Desired, NotCarried},
+    host,
+    status::{self, Status},
+};
+
+/// How often interfaces are looked at: one may appear late, or be replaced by another of its name.
+const INTERFACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often slots of backends that are gone are freed.
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Carries out every update until `shutdown`. `ready` is called once, when every VIP this node should carry is carried
+/// and announced.
+///
+/// # Errors
+/// What keeps the node from starting; later failures are logged and tried again with the next change.
+pub async fn run(
+    config: Config,
+    mut updates: watch::Receiver<Update>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
+    let mut node = NodeAgent::open(config)?;
+    let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(8);
+    let admin = bind(&node.config.admin_socket).await?;
+    // All that can be refused has been: from here on the node is changed.
+    node.attach()?;
+    let admin = tokio::spawn(admin.serve(
+        move |path| {
+            let asks = asks.clone();
+            async move { answer(&path, &asks).await }
+        },
+        shutdown.clone(),
+    ));
+
+    // The receiver holds a first state that counts as seen.
+    updates.mark_changed();
+    let mut ended = false;
+    let mut ready = Some(ready);
+    let mut interfaces = every(INTERFACE_INTERVAL);
+    let mut reap = every(REAP_INTERVAL);
+    loop {
+        let next_announcement = node.announcer.next_due();
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = updates.changed(), if !ended => match changed {
+                Ok(()) => {
+                    let update = updates.borrow_and_update().clone();
+                    node.update(&update);
+                }
+                Err(_) => {
+                    tracing::error!("the source of manifests has ended: what is carried stays as it is");
+                    ended = true;
+                }
+            },
+            Some(reply) = asked.recv() => {
+                // Whoever asked may have gone.
+                let _ = reply.send(node.status());
+            }
+            () = sleep_until(next_announcement) => node.announce(),
+            _ = interfaces.tick() => {
+                node.look_at_interfaces();
+                node.finish();
+            }
+            _ = reap.tick() => node.reap(),
+        }
+        if node.is_ready()
+            && let Some(ready) = ready.take()
+        {
+            ready();
+        }
+    }
+    // The admin socket goes before the data path does.
+    let _ = admin.await;
+    if node.config.detach {
+        node.data_path.uninstall()?;
+    }
+    Ok(())
+}
+
+/// Binds the admin socket, in a directory that is made if need be.
+async fn bind(socket: &Path) -> Result<admin::Listener, Error> {
+    if let Some(parent) = socket.parent() {
+        fs::create_dir_all(parent).map_err(|source| Error::SocketDirectory { directory: parent.to_owned(), source })?;
+    }
+    Ok(admin::Listener::bind(socket).await?)
+}
+
+async fn answer(path: &str, asks: &mpsc::Sender<oneshot::Sender<Status>>) -> Option<admin::Answer> {
+    if path != status::PATH {
+        return None;
+    }
+    let (reply, answer) = oneshot::channel();
+    asks.send(reply).await.ok()?;
+    let body = serde_json::to_vec(&answer.await.ok()?).ok()?;
+    Some(admin::Answer { content_type: "application/json", body })
+}
+
+fn every(period: Duration) -> time::Interval {
+    let mut interval = time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct NodeAgent {
+    config: Config,
+    data_path: DataPath,
+    announcer: Announcer,
+    sender: Sender,
+    memory: Memory,
+    /// The memory as it is on disk.
+    saved: Memory,
+    /// Why the memory is not on disk.
+    unsaved: Option<String>,
+    desired: Desired,
+    interfaces: Vec<Interface>,
+    /// Interfaces that were missing at the last look.
+    missing: HashSet<String>,
+    /// The Plan being carried out; `None` before the first update.
+    plan: Option<Plan>,
+    /// Whether the manifests have been read without an error since the start. Until then an object that is missing may
+    /// be one that could not be read, and what an earlier process carried for it stays.
+    complete: bool,
+    /// Problems of the manifests and of the Plan.
+    problems: Vec<String>,
+    /// What the last attempt to carry the Plan out met with.
+    obstacles: Vec<String>,
+    /// Whether the data plane is behind the Plan, so that it must be tried again.
+    behind: bool,
+    /// Frontends that are not carried at all.
+    failed: Vec<FrontendKey>,
+    /// VIPs this node answers for.
+    answered: BTreeSet<Ipv4Addr>,
+}
+
+impl NodeAgent {
+    /// Gets hold of everything the node needs, and changes nothing that packets meet.
+    fn open(config: Config) -> Result<Self, Error> {
+        let mut options = Options::new(&config.node, config.hash_seed);
+        options.hook = config.hook;
+        if let Some(entries) = config.flow_entries {
+            options.flow_entries = entries;
+        }
+        let memory = state::load(&config.state_directory)?;
+        // At the start a missing interface is a mistake to tell at once; later it is an event to wait out.
+        let interfaces = config.interfaces.iter().map(|name| Interface::look_up(name)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            data_path: DataPath::open(&options)?,
+            announcer: Announcer::default(),
+            sender: Sender::open().map_err(Error::PacketSocket)?,
+            saved: memory.clone(),
+            unsaved: None,
+            memory,
+            desired: Desired::default(),
+            interfaces,
+            missing: HashSet::new(),
+            plan: None,
+            complete: false,
+            problems: Vec::new(),
+            obstacles: Vec::new(),
+            behind: false,
+            failed: Vec::new(),
+            answered: BTreeSet::new(),
+            config,
+        })
+    }
+
+    /// Attaches the programs.
+    fn attach(&mut self) -> Result<(), Error> {
+        host::enable_forwarding()?;
+        self.data_path.attach(&self.interfaces)?;
+        for interface in &self.interfaces {
+            self.tell_attached(interface);
+        }
+        Ok(())
+    }
+
+    fn tell_attached(&self, interface: &Interface) {
+        let hook = self.data_path.hook().name();
+        let link = if interface.running { "up" } else { "down" };
+        tracing::info!(interface = interface.name, index = interface.index, link, hook, "attached");
+    }
+
+    /// Plans with what changed and carries the difference out: the frontends first, then the VIPs.
+    fn update(&mut self, update: &Update) {
+        self.problems = update.diagnostics.iter().map(ToString::to_string).collect();
+        for diagnostic in update.diagnostics.iter() {
+            tracing::warn!("{diagnostic}");
+        }
+        if self.plan.is_none() && !update.readable {
+            // An earlier run may have left a data path that carries what these manifests say.
+            tracing::warn!("waiting for the manifests; until they can be read nothing is changed");
+            return;
+        }
+        self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
+        let mut world = (*update.world).clone();
+        world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()));
+        let plan = plan(&world, &self.memory);
+        for diagnostic in &plan.diagnostics {
+            let text = diagnostic.to_string();
+            tracing::warn!("{text}");
+            self.problems.push(text);
+        }
+        for service in &plan.services {
+            if let Some(error) = &service.error {
+                let text = format!("[{}] {}/{}: {}", error.reason, service.namespace, service.name, error.message);
+                tracing::warn!("{text}");
+                self.problems.push(text);
+            }
+        }
+        // An address is remembered before anybody can hear of it.
+        let mut memory = plan.memory().clone();
+        if !self.complete {
+            memory.keep_absent(&self.memory);
+        }
+        self.memory = memory;
+        self.save();
+        self.plan = Some(plan);
+        self.carry();
+        tracing::info!(
+            after_ms = update.changed_at.elapsed().as_secs_f64() * 1e3,
+            frontends = self.plan.as_ref().map_or(0, |plan| plan.frontends.len()),
+            problems = self.problems.len() + self.obstacles.len(),
+            "carried out"
+        );
+    }
+
+    /// Writes the memory to disk if it is not there yet.
+    fn save(&mut self) {
+        if self.saved == self.memory {
+            return;
+        }
+        match state::store(&self.config.state_directory, &self.memory) {
+            Ok(()) => {
+                self.saved = self.memory.clone();
+                self.unsaved = None;
+            }
+            Err(error) => {
+                let text = format!("cannot write the state, so a restart may hand out other addresses: {error}");
+                if self.unsaved.as_ref() != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                self.unsaved = Some(text);
+            }
+        }
+    }
+
+    /// Brings the data plane and the announcements in line with the Plan.
+    fn carry(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let mut obstacles = Vec::new();
+        let (frontends, not_carried) = self.desired.frontends(plan, &self.config.node, self.config.forwarding);
+        for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
+            obstacles.push(format!(
+                "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"
+            ));
+        }
+        let now = Instant::now();
+        let failures = self.data_path.set_frontends(&frontends, self.others(), now);
+        self.behind = !failures.is_empty();
+        // One that is carried goes on by its former table: no reason to take its VIP away.
+        self.failed = failures.iter().map(|(key, _)| *key).filter(|key| !self.data_path.carries(*key)).collect();
+        for (key, error) in failures {
+            obstacles.push(format!("{}: {error}", SocketAddrV4::new(key.address.into(), u16::from_be_bytes(key.port))));
+        }
+        self.own(now, &mut obstacles);
+        for new in obstacles.iter().filter(|text| !self.obstacles.contains(text)) {
+            tracing::error!("{new}");
+        }
+        self.obstacles = obstacles;
+    }
+
+    /// Tries again what could not be done: rows and slots come free with time.
+    fn finish(&mut self) {
+        self.save();
+        if self.behind {
+            self.carry();
+            if !self.behind {
+                tracing::info!("the data plane has caught up with the manifests");
+            }
+        }
+    }
+
+    fn others(&self) -> Others {
+        if self.complete { Others::Remove } else { Others::Keep }
+    }
+
+    /// Answers for and announces the VIPs this node owns, and nothing that is not carried.
+    fn own(&mut self, now: Instant, obstacles: &mut Vec<String>) {
+        let Some(plan) = &self.plan else { return };
+        let owned = desired::owned(plan, &self.config.node);
+        let mut vips: HashMap<Ipv4Addr, Vip> = plan
+            .frontends
+            .iter()
+            .filter_map(|frontend| match frontend.address {
+                IpAddr::V4(address) => Some((address, Vip { answer_on: 0 })),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        let mut due = Vec::new();
+        for (address, only_on) in owned {
+            if self.failed.iter().any(|key| key.address == address.octets()) {
+                continue;
+            }
+            let Some(vip) = vips.get_mut(&address) else { continue };
+            for interface in &self.interfaces {
+                if only_on.as_ref().is_none_or(|names| names.contains(&interface.name)) {
+                    vip.answer_on |= self.data_path.answer_bit(interface);
+                    due.push(Due { address, interface: interface.index });
+                }
+            }
+            if vip.answer_on == 0 {
+                obstacles
+                    .push(format!("[no_interface] {address} is not announced: no advertised interface is attached"));
+            }
+        }
+        if let Err(error) = self.data_path.set_vips(&vips, self.others()) {
+            obstacles.push(format!("cannot change the VIPs: {error}"));
+            self.behind = true;
+            return;
+        }
+        self.answered = vips.iter().filter(|(_, vip)| vip.answer_on != 0).map(|(address, _)| *address).collect();
+        self.announcer.set(due, now);
+        self.announce();
+    }
+
+    /// Sends what is due.
+    fn announce(&mut self) {
+        let now = Instant::now();
+        for due in self.announcer.poll(now) {
+            let Some(interface) = self.interfaces.iter().find(|interface| interface.index == due.interface) else {
+                continue;
+            };
+            match self.sender.announce(due, interface.mac) {
+                Ok(()) => tracing::debug!(vip = %due.address, interface = interface.name, "gratuitous ARP sent"),
+                Err(error) => {
+                    // Nobody can hear it; the link's state has been told already.
+                    if interface.running {
+                        tracing::warn!(vip = %due.address, interface = interface.name, %error, "gratuitous ARP not sent");
+                    }
+                    self.announcer.not_sent(due, now);
+                }
+            }
+        }
+    }
+
+    /// Attaches again where an interface was replaced or got another hardware address, and announces anew where a link came
+    /// up: a switch forgets what it knew of a port that was down.
+    fn look_at_interfaces(&mut self) {
+        let mut present = Vec::new();
+        for name in &self.config.interfaces {
+            match Interface::look_up(name) {
+                Ok(interface) => {
+                    self.missing.remove(name);
+                    present.push(interface);
+                }
+                Err(error) => {
+                    if self.missing.insert(name.clone()) {
+                        tracing::error!(%error, "waiting for the interface");
+                    }
+                }
+            }
+        }
+        if present == self.interfaces {
+            return;
+        }
+        match self.data_path.attach(&present) {
+            Ok(()) => {
+                let now = Instant::now();
+                let changed: Vec<Interface> =
+                    present.iter().filter(|interface| !self.interfaces.contains(interface)).cloned().collect();
+                self.interfaces = present;
+                for interface in changed {
+                    self.tell_attached(&interface);
+                    if interface.running {
+                        self.announcer.restart(interface.index, now);
+                    }
+                }
+                self.carry();
+            }
+            Err(error) => tracing::error!(%error, "cannot attach; trying again"),
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Err(error) = self.data_path.reap() {
+            tracing::warn!(%error, "cannot look for slots to free");
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.plan.is_some() && !self.behind && self.missing.is_empty() && self.announcer.all_announced()
+    }
+
+    fn status(&self) -> Status {
+        status::Snapshot {
+            node: &self.config.node,
+            ready: self.is_ready(),
+            data_path: &self.data_path,
+            interfaces: &self.interfaces,
+            plan: self.plan.as_ref(),
+            announced: &self.answered,
+            forwarding: self.config.forwarding,
+            problems: self.problems.iter().chain(&self.obstacles).chain(&self.unsaved).cloned().collect(),
+        }
+        .status()
+    }
+}
