@@ -1,0 +1,221 @@
+//! `evenkeel plan`: what `run` would do with a directory of manifests.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use evenkeel_plan::allocate::ServicePlan;
+use evenkeel_plan::elect::Announcement;
+use evenkeel_plan::frontends::{BackendState, Frontend};
+use evenkeel_plan::world::{Affinity, Node};
+use evenkeel_plan::{Memory, Plan, World, plan};
+use evenkeel_sources::{Diagnostic, Directory, state};
+use serde::Serialize;
+
+/// Print what `run` would do with these manifests.
+///
+/// Exits with 0 when the manifests are valid, and with 2 when there is an error in them; what can be planned is
+/// printed in both cases.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Directories of manifests, or single files
+    #[arg(required = true, value_name = "DIR")]
+    roots: Vec<PathBuf>,
+
+    /// The state directory of `run`: the addresses held and the present owners are then kept
+    #[arg(long, value_name = "DIR", env = "EVENKEEL_STATE_DIR")]
+    state: Option<PathBuf>,
+
+    /// A node that may announce, besides those the manifests define
+    #[arg(long, value_name = "NAME", env = "EVENKEEL_NODE")]
+    node: Option<String>,
+
+    /// How to print the plan
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// The exit code for manifests with errors.
+const INVALID_INPUT: u8 = 2;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let memory = args.state.as_deref().map(state::load).transpose()?.unwrap_or_else(Memory::default);
+    let loaded = Directory::load_once(&args.roots);
+    let mut world: World = (*loaded.world).clone();
+    if let Some(node) = &args.node {
+        world.nodes.entry(node.clone()).or_insert_with(|| Node::new(node));
+    }
+    let plan = plan(&world, &memory);
+    let mut diagnostics = loaded.diagnostics.clone();
+    diagnostics.extend(plan.diagnostics.iter().map(|finding| loaded.locate(finding)));
+    diagnostics.sort();
+
+    let output = match args.output {
+        Output::Text => text(&plan, &world),
+        Output::Json => json(&plan, &diagnostics)?,
+    };
+    print(&output, &diagnostics)?;
+    Ok(if diagnostics.iter().any(Diagnostic::is_error) { ExitCode::from(INVALID_INPUT) } else { ExitCode::SUCCESS })
+}
+
+/// The plan to stdout, the diagnostics to stderr. A reader that has seen enough is no failure.
+fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
+    let mut stderr = std::io::stderr().lock();
+    for diagnostic in diagnostics {
+        writeln!(stderr, "{diagnostic}\n")?;
+    }
+    match std::io::stdout().lock().write_all(output.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The JSON contract: fields may be added, none is renamed or removed.
+#[derive(Serialize)]
+struct Json<'a> {
+    services: &'a [ServicePlan],
+    announcements: &'a [Announcement],
+    frontends: &'a [Frontend],
+    diagnostics: Vec<JsonDiagnostic<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonDiagnostic<'a> {
+    severity: &'a str,
+    reason: &'a str,
+    file: String,
+    line: usize,
+    column: usize,
+    kind: &'a str,
+    name: &'a str,
+    field: &'a str,
+    message: &'a str,
+    remedy: &'a str,
+}
+
+impl<'a> JsonDiagnostic<'a> {
+    fn of(diagnostic: &'a Diagnostic) -> Self {
+        let Diagnostic { location, severity, reason, kind, name, field, message, remedy, snippet: _ } = diagnostic;
+        Self {
+            severity: severity.as_str(),
+            reason,
+            file: location.file.display().to_string(),
+            line: location.line,
+            column: location.column,
+            kind,
+            name,
+            field,
+            message,
+            remedy,
+        }
+    }
+}
+
+fn json(plan: &Plan, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
+    let json = Json {
+        services: &plan.services,
+        announcements: &plan.announcements,
+        frontends: &plan.frontends,
+        diagnostics: diagnostics.iter().map(JsonDiagnostic::of).collect(),
+    };
+    Ok(serde_json::to_string_pretty(&json)? + "\n")
+}
+
+fn text(plan: &Plan, world: &World) -> String {
+    let mut output = String::new();
+    section(&mut output, "SERVICES", services(plan), "no load balancer services");
+    section(&mut output, "ANNOUNCEMENTS", announcements(plan, world), "no addresses to announce");
+    section(&mut output, "FRONTENDS", frontends(plan), "no frontends");
+    output
+}
+
+/// A heading and its lines, the cells of which are aligned.
+fn section(output: &mut String, heading: &str, rows: Vec<Vec<String>>, none: &str) {
+    if !output.is_empty() {
+        output.push('\n');
+    }
+    output.push_str(heading);
+    output.push('\n');
+    if rows.is_empty() {
+        _ = writeln!(output, "  {none}");
+    }
+    let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
+    // The last cell of a row may be as long as it likes.
+    for (n, cell) in rows.iter().flat_map(|row| row.iter().take(row.len().saturating_sub(1)).enumerate()) {
+        let width = widths.entry(n).or_default();
+        *width = cell.chars().count().max(*width);
+    }
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(n, cell)| format!("{cell:<0$}", widths.get(&n).unwrap_or(&0)));
+        _ = writeln!(output, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn services(plan: &Plan) -> Vec<Vec<String>> {
+    let row = |service: &ServicePlan| {
+        let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(", ") };
+        let mut notes = Vec::new();
+        notes.extend(service.pool.as_ref().map(|pool| format!("from pool {pool}")));
+        notes.extend(service.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message)));
+        vec![service.service().to_string(), addresses, notes.join("; ")]
+    };
+    plan.services.iter().map(row).collect()
+}
+
+fn announcements(plan: &Plan, world: &World) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for announcement in &plan.announcements {
+        let by = match (announcement.nodes.as_slice(), &announcement.interfaces) {
+            ([], _) if world.nodes.is_empty() => {
+                "by nobody: no node is known (give --node, or Node objects)".to_owned()
+            }
+            ([], _) => "by nobody".to_owned(),
+            (nodes, None) => format!("by {} on all interfaces", nodes.join(", ")),
+            (nodes, Some(interfaces)) => format!("by {} on {}", nodes.join(", "), interfaces.join(", ")),
+        };
+        rows.push(vec![announcement.address.to_string(), announcement.protocol.to_string(), by]);
+        for exclusion in &announcement.excluded {
+            rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
+        }
+    }
+    rows
+}
+
+fn frontends(plan: &Plan) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for frontend in &plan.frontends {
+        let mut traits = vec![frontend.service.to_string(), format!("policy {}", frontend.policy)];
+        traits.extend(frontend.forwarding.map(|forwarding| format!("forwarding {forwarding}")));
+        if let Affinity::ClientIp { timeout } = frontend.affinity {
+            traits.push(format!("affinity ClientIP {}s", timeout.as_secs()));
+        }
+        let address = std::net::SocketAddr::new(frontend.address, frontend.port);
+        rows.push(vec![address.to_string(), frontend.protocol.to_string(), traits.join(", ")]);
+        if frontend.backends.is_empty() {
+            rows.push(vec!["  no backends".to_owned()]);
+        }
+        let last_resort = frontend.eligible().iter().all(|backend| backend.state == BackendState::Drain);
+        for backend in &frontend.backends {
+            let note = match backend.state {
+                BackendState::Drain if last_resort => " (takes new flows: no backend is active)",
+                BackendState::Active | BackendState::Drain | BackendState::Down => "",
+            };
+            let node = backend.node.as_deref().map_or(String::new(), |node| format!("on {node}"));
+            let state = format!("{}{note}", backend.state);
+            rows.push(vec![format!("  -> {}", backend.socket_address()), node, state]);
+        }
+    }
+    rows
+}

@@ -1,0 +1,41 @@
+//! The `evenkeel` command line: one module per command under `command/`.
+
+mod command;
+mod demo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load balancer for bare-metal Kubernetes and plain Linux hosts that loses no connection.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(command::demo::Args),
+    Plan(command::plan::Args),
+    Probe(command::probe::Args),
+    Run(Box<command::run::Args>),
+    Status(command::status::Args),
+    Uninstall(command::uninstall::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => command::demo::run(&args),
+        Command::Plan(args) => command::plan::run(&args),
+        Command::Probe(args) => command::probe::run(&args),
+        Command::Run(args) => command::run::run(&args),
+        Command::Status(args) => command::status::run(&args),
+        Command::Uninstall(args) => command::uninstall::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
