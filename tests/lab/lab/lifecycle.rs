@@ -1,0 +1,264 @@
+//! The agent ends, in whatever way, and comes back: the data path does not notice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Instant,
+};
+
+use anyhow::ensure;
+use evenkeel_lab::{
+    Sandbox,
+    deployment::SERVICE_FILE,
+    manifests::Condition,
+    topology::{POD_BRIDGE, UPLINK},
+};
+use rustix::process::Signal;
+
+use crate::{
+    Test,
+    attached::{self, Programs},
+    client::{self, Session},
+    world::{self, HTTP, SOON, STOP, Setup, TCP, World, vip},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("lifecycle::a_killed_agent_breaks_nothing_at_tcx", |sandbox| a_killed_agent_breaks_nothing(sandbox, "tcx")),
+    ("lifecycle::a_killed_agent_breaks_nothing_at_clsact", |sandbox| a_killed_agent_breaks_nothing(sandbox, "clsact")),
+    ("lifecycle::sigterm_leaves_the_path_up_at_tcx", |sandbox| sigterm_leaves_the_path_up(sandbox, "tcx")),
+    ("lifecycle::sigterm_leaves_the_path_up_at_clsact", |sandbox| sigterm_leaves_the_path_up(sandbox, "clsact")),
+    ("lifecycle::the_other_hook_takes_over", the_other_hook_takes_over),
+    ("lifecycle::a_restart_without_manifests_keeps_what_is_carried", a_restart_without_manifests),
+    ("lifecycle::a_restart_picks_the_same_backends", a_restart_picks_the_same_backends),
+    ("lifecycle::a_restart_catches_up_with_the_manifests", a_restart_catches_up_with_the_manifests),
+    ("lifecycle::an_interface_no_longer_given_is_detached_at_tcx", |sandbox| {
+        an_interface_no_longer_given_is_detached(sandbox, "tcx")
+    }),
+    ("lifecycle::an_interface_no_longer_given_is_detached_at_clsact", |sandbox| {
+        an_interface_no_longer_given_is_detached(sandbox, "clsact")
+    }),
+    ("lifecycle::a_restart_with_a_broken_manifest_keeps_what_is_carried", a_restart_with_a_broken_manifest),
+    ("lifecycle::a_second_run_is_refused", a_second_run_is_refused),
+];
+
+/// Long-lived connections.
+const SESSIONS: usize = 20;
+
+fn a_killed_agent_breaks_nothing(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    client::echo_all(&mut sessions)?;
+    let before = Attached::of(&world)?;
+    before.ensure_one_program(hook)?;
+    let load = world.load()?;
+    world::go_on(&load, 20)?;
+
+    agent.signal(Signal::KILL)?;
+    agent.wait(STOP)?;
+    world::go_on(&load, 20)?;
+    client::echo_all(&mut sessions)?;
+
+    let _agent = world.run()?;
+    world::go_on(&load, 20)?;
+    client::echo_all(&mut sessions)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()?;
+    Attached::of(&world)?.ensure_adopted(&before, hook)
+}
+
+fn sigterm_leaves_the_path_up(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    let before = Attached::of(&world)?;
+
+    let asked = Instant::now();
+    let status = agent.terminate(STOP)?;
+    ensure!(status.code() == Some(0), "{status} after {:?}", asked.elapsed());
+    ensure!(Attached::of(&world)? == before, "SIGTERM changed what is attached");
+    client::echo_all(&mut sessions)?;
+    // Somebody answers for the VIP, and new connections have somewhere to go.
+    client::forget_neighbours(&world.lab.client)?;
+    client::get(&world.lab.client, vip(HTTP))?;
+
+    let _agent = world.run()?;
+    client::echo_all(&mut sessions)?;
+    client::get(&world.lab.client, vip(HTTP))?;
+    world.ensure_no_drops()?;
+    Attached::of(&world)?.ensure_adopted(&before, hook)
+}
+
+fn the_other_hook_takes_over(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (mut world, agent) = World::start(sandbox, &Setup { hook: "tcx", ..Setup::default() })?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    ensure!(agent.terminate(STOP)?.success());
+    for hook in ["clsact", "tcx"] {
+        world.use_hook(hook);
+        let agent = world.run()?;
+        Attached::of(&world)?.ensure_one_program(hook)?;
+        client::echo_all(&mut sessions)?;
+        client::get(&world.lab.client, vip(HTTP))?;
+        world.ensure_no_drops()?;
+        ensure!(agent.terminate(STOP)?.success());
+    }
+    Ok(())
+}
+
+/// A flow that the table has forgotten goes on only if the pick is the same again.
+fn a_restart_picks_the_same_backends(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup { backends: 3, ..Setup::default() })?;
+    let picks = || -> anyhow::Result<Vec<String>> {
+        (20_000..20_024).map(|port| client::server_met_from(&world.lab.client, port, vip(TCP))).collect()
+    };
+    let before = picks()?;
+    let servers: BTreeSet<&String> = before.iter().collect();
+    ensure!(servers.len() == 3, "{before:?}");
+    ensure!(agent.terminate(STOP)?.success());
+    let _agent = world.run()?;
+    let after = picks()?;
+    ensure!(before == after, "{before:?} became {after:?}");
+    Ok(())
+}
+
+fn a_restart_catches_up_with_the_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (mut world, agent) = World::start(sandbox, &Setup::default())?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    agent.signal(Signal::KILL)?;
+    agent.wait(STOP)?;
+    let names: Vec<String> = world.deployment.backends().map(|backend| backend.name.clone()).collect();
+    world.deployment.set_condition(&names[0], Condition::Terminating)?;
+
+    let _agent = world.run()?;
+    let new = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    ensure!(new.iter().all(|session| session.server == names[1]), "a draining backend got new connections");
+    client::echo_all(&mut sessions)?;
+    world.ensure_no_drops()
+}
+
+fn an_interface_no_longer_given_is_detached(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
+    let (mut world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
+    ensure!(agent.terminate(STOP)?.success());
+    world.balancer.interfaces = vec![UPLINK.to_owned()];
+
+    let _agent = world.run()?;
+    for (direction, programs) in attached::programs(&world.lab.node, UPLINK)? {
+        ensure!(programs.tcx.len() + programs.clsact.len() == 1, "{UPLINK} has {programs:?} ({direction})");
+    }
+    for (direction, programs) in attached::programs(&world.lab.node, POD_BRIDGE)? {
+        ensure!(programs.tcx.len() + programs.clsact.len() == 0, "{POD_BRIDGE} has {programs:?} ({direction})");
+    }
+    // Replies take the way through the kernel from now on.
+    client::echo_all(&mut sessions)?;
+    client::get(&world.lab.client, vip(HTTP))?;
+    world.ensure_no_drops()
+}
+
+/// The manifests are elsewhere for a while, such as on a file system that is not mounted yet.
+fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let load = world.load()?;
+    world::go_on(&load, 10)?;
+    ensure!(agent.terminate(STOP)?.success());
+    let directory = world.manifests.directory();
+    let away = world.directory.path().join("away");
+    fs::rename(directory, &away)?;
+
+    let agent = world.lab.node.spawn(world.balancer.command())?;
+    world::eventually("the missing directory is told of", || {
+        // Until it is bound there is no socket to ask.
+        let status = world.status().ok();
+        let told = status.filter(|status| world::problems(status).iter().any(|one| one.contains("source_unreadable")));
+        Ok(told.filter(|status| status["ready"] == false).map(drop))
+    })?;
+    world::go_on(&load, 20)?;
+    ensure!(agent.stdout().is_empty(), "ready without manifests");
+
+    fs::rename(&away, directory)?;
+    agent.wait_for_line("ready", SOON)?;
+    world::go_on(&load, 10)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+/// The last good version of an object does not outlive the process that remembers it; what that process carried does.
+fn a_restart_with_a_broken_manifest(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let load = world.load()?;
+    world::go_on(&load, 10)?;
+    ensure!(agent.terminate(STOP)?.success());
+    let good = fs::read_to_string(world.manifests.directory().join(SERVICE_FILE))?;
+    world.manifests.write(SERVICE_FILE, "kind: Service\nspec: [")?;
+
+    let _agent = world.run()?;
+    world.await_status("the broken manifest is told of", |status| !world::problems(status).is_empty())?;
+    world::go_on(&load, 20)?;
+    client::forget_neighbours(&world.lab.client)?;
+    world::go_on(&load, 20)?;
+
+    world.manifests.write(SERVICE_FILE, &good)?;
+    world.await_status("the service is back", |status| {
+        world::problems(status).is_empty() && !world::backends(status, HTTP).is_empty()
+    })?;
+    world::go_on(&load, 10)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+fn a_second_run_is_refused(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let before = Attached::of(&world)?;
+    let mut second = world.balancer.clone();
+    second.state_dir = world.directory.path().join("second");
+    second.admin = world.directory.path().join("second.sock");
+    let ended = world::finish(&world.lab.node, second.command())?;
+    ensure!(ended.status.code() == Some(1), "{}", ended.status);
+    ensure!(ended.stdout.is_empty(), "{}", ended.stdout);
+    ensure!(ended.stderr.contains("another evenkeel drives"), "{}", ended.stderr);
+    ensure!(ended.stderr.contains("--node"), "no remedy: {}", ended.stderr);
+    ensure!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+
+    ensure!(agent.is_running());
+    ensure!(Attached::of(&world)? == before, "the refused run changed what is attached");
+    client::get(&world.lab.client, vip(HTTP))?;
+    Ok(())
+}
+
+/// What is attached on the node's interfaces.
+#[derive(Debug, PartialEq, Eq)]
+struct Attached {
+    links: BTreeMap<String, u32>,
+    programs: BTreeMap<(&'static str, &'static str), Programs>,
+}
+
+impl Attached {
+    fn of(world: &World) -> anyhow::Result<Self> {
+        let mut programs = BTreeMap::new();
+        for interface in [UPLINK, POD_BRIDGE] {
+            for (direction, found) in attached::programs(&world.lab.node, interface)? {
+                programs.insert((interface, direction), found);
+            }
+        }
+        Ok(Self { links: attached::links(&world.lab.node)?, programs })
+    }
+
+    /// One program in each direction of each interface, at this hook and at no other.
+    fn ensure_one_program(&self, hook: &str) -> anyhow::Result<()> {
+        let (tcx, clsact) = if hook == "tcx" { (1, 0) } else { (0, 1) };
+        for (place, programs) in &self.programs {
+            ensure!((programs.tcx.len(), programs.clsact.len()) == (tcx, clsact), "{place:?}: {programs:?}");
+        }
+        let links = self.programs.len() * tcx;
+        ensure!(self.links.len() == links, "{links} links expected: {:?}", self.links);
+        Ok(())
+    }
+
+    /// The programs are new ones, in the places of the old ones.
+    fn ensure_adopted(&self, before: &Self, hook: &str) -> anyhow::Result<()> {
+        self.ensure_one_program(hook)?;
+        ensure!(self.links == before.links, "other links than before: {:?}, {:?}", before.links, self.links);
+        for (place, programs) in &self.programs {
+            ensure!(Some(programs) != before.programs.get(place), "{place:?} still has the former program");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Behaviour of the real eBPF object and the real binary, in network namespaces. Needs root; `make test` runs it.
+
+mod announce;
+mod attached;
+mod client;
+mod demo;
+mod frames;
+mod lifecycle;
+mod packets;
+mod refusals;
+mod regressions;
+mod reload;
+mod rollout;
+mod status;
+mod traffic;
+mod uninstall;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use evenkeel_lab::Sandbox;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name and what it does. Each builds its own lab.
+type Test = (&'static str, fn(&Sandbox) -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    match Sandbox::enter().context("the lab tests run as root: `make test` does that") {
+        // The sandbox lives as long as the process; leaking it lets every test refer to it.
+        Ok(sandbox) => libtest_mimic::run(&arguments, trials(Some(Box::leak(Box::new(sandbox))))).exit_code(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
+    [
+        packets::TESTS,
+        regressions::TESTS,
+        traffic::TESTS,
+        rollout::TESTS,
+        lifecycle::TESTS,
+        uninstall::TESTS,
+        announce::TESTS,
+        reload::TESTS,
+        status::TESTS,
+        refusals::TESTS,
+        demo::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, test)| {
+        Trial::test(*name, move || {
+            let sandbox = sandbox.ok_or("no sandbox")?;
+            test(sandbox).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    })
+    .collect()
+}

@@ -1,0 +1,338 @@
+//! Defects found once, each by what it did to a packet.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::maps::{Map, MapData};
+use evenkeel_lab::{
+    Sandbox,
+    topology::{POD_BRIDGE, Standard, UPLINK},
+};
+use evenkeel_loader::{
+    BackendSpec, DataPath, Direction, FrontendSpec, HookChoice, Interface, Options, Others, PIN_ROOT, State,
+};
+use evenkeel_maps::{
+    Flow, FlowKey, Outcome, SCHEMA_VERSION, TABLE_ROW, TABLE_ROWS, TCP, UDP, UDP_IDLE_NS, UDP_SESSION_DATAGRAMS, Vip,
+    map,
+};
+
+use evenkeel_plan::world::Forwarding;
+use evenkeel_sources::directory::Update;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Test, frames,
+    packets::{VIP, bench, client, key, vip},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("regressions::a_former_backend_does_not_close_the_new_connection", a_former_backend_does_not_close_the_new_one),
+    ("regressions::an_answer_to_ping_has_a_full_time_to_live", an_answer_to_ping_has_a_full_time_to_live),
+    ("regressions::a_lost_reply_entry_comes_back", a_lost_reply_entry_comes_back),
+    ("regressions::a_stream_from_the_backend_keeps_its_flow", a_stream_from_the_backend_keeps_its_flow),
+    ("regressions::a_stale_neighbour_is_resolved_again", a_stale_neighbour_is_resolved_again),
+    ("regressions::a_restart_needs_no_room_for_a_second_copy", a_restart_needs_no_room_for_a_second_copy),
+    (
+        "regressions::a_frontend_that_was_never_carried_leaves_no_slots",
+        a_frontend_that_was_never_carried_leaves_no_slots,
+    ),
+    ("regressions::an_agent_outlives_its_source", an_agent_outlives_its_source),
+    ("regressions::an_interface_keeps_its_bit", an_interface_keeps_its_bit),
+];
+
+/// The client reuses its port, the new connection meets another backend, and the former one resets the old connection.
+fn a_former_backend_does_not_close_the_new_one(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        bench.frontend(key(80, TCP), true, &[State::Active, State::Drain])?;
+        let old = bench.pick(TCP, 1, 100)?;
+        bench.frontend(key(80, TCP), true, &[State::Drain, State::Active])?;
+        let new = bench.pick(TCP, 1, 200)?;
+        ensure!(old != new, "the connection was to move");
+        bench.run(Direction::Egress, &frames::tcp(bench.macs, old, client(1), 9, "R"))?;
+        let flows = bench.data_path.backend_flows()?;
+        ensure!(flows.get(&(key(80, TCP), new)) == Some(&1), "the new connection counts as closed: {flows:?}");
+        Ok(())
+    })
+}
+
+/// A tracer sends its echo requests with a time to live that has just been used up on arrival.
+fn an_answer_to_ping_has_a_full_time_to_live(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        let mut request = frames::echo_request(bench.macs, *client(1).ip(), VIP, b"x");
+        let ttl = &mut request[22];
+        *ttl = 1;
+        let mut header = etherparse::Ipv4Header::from_slice(&request[14..])?.0;
+        header.header_checksum = header.calc_header_checksum();
+        request[14..34].copy_from_slice(&header.to_bytes());
+        let ran = bench.ingress(&request)?;
+        ensure!(ran.outcome == Outcome::EchoAnswered, "{:?}", ran.outcome);
+        let header = etherparse::Ipv4Header::from_slice(&ran.frame[14..])?.0;
+        ensure!(header.time_to_live == 64, "the answer has {} hops left", header.time_to_live);
+        ensure!(header.calc_header_checksum() == header.header_checksum, "the IPv4 checksum is wrong");
+        Ok(())
+    })
+}
+
+/// Under pressure the flow table gives up entries one at a time: a flow can lose the one for its replies alone.
+fn a_lost_reply_entry_comes_back(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        for (protocol, port) in [(TCP, 1), (UDP, 2)] {
+            bench.frontend(key(80, protocol), true, &[State::Active])?;
+            let backend = bench.pick(protocol, port, 1)?;
+            let reply = flow_key(protocol, backend, client(port));
+            pinned_flows()?.remove(&reply)?;
+            let (next, answer) = if protocol == TCP {
+                (
+                    frames::tcp(bench.macs, client(port), vip(80), 2, "A"),
+                    frames::tcp(bench.macs, backend, client(port), 9, "A"),
+                )
+            } else {
+                (
+                    frames::udp(bench.macs, client(port), vip(80), b"question"),
+                    frames::udp(bench.macs, backend, client(port), b"answer"),
+                )
+            };
+            // Only an idle flow is given up, so it is after a pause that the entry is looked for.
+            std::thread::sleep(Duration::from_millis(1_100));
+            bench.ingress(&next)?;
+            let ran = bench.run(Direction::Egress, &answer)?;
+            ensure!(ran.outcome == Outcome::ReplyRestored, "protocol {protocol}: {:?}", ran.outcome);
+            ensure!(frames::read(&ran.frame)?.source == vip(80));
+        }
+        Ok(())
+    })
+}
+
+/// A client that only listens for longer than a UDP flow may be idle, then says something.
+fn a_stream_from_the_backend_keeps_its_flow(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        bench.frontend(key(80, UDP), true, &[State::Active])?;
+        let old = bench.pick(UDP, 1, 0)?;
+        for _ in 0..UDP_SESSION_DATAGRAMS {
+            bench.pick(UDP, 1, 0)?;
+        }
+        bench.frontend(key(80, UDP), true, &[State::Drain, State::Active])?;
+        let silence = |key: FlowKey| -> anyhow::Result<()> {
+            let mut flows = pinned_flows()?;
+            let flow = flows.get(&key, 0)?;
+            let last_seen = flow.last_seen.saturating_sub(UDP_IDLE_NS + 1_000_000_000);
+            Ok(flows.insert(key, Flow { last_seen, ..flow }, 0)?)
+        };
+        silence(flow_key(UDP, client(1), vip(80)))?;
+        bench.run(Direction::Egress, &frames::udp(bench.macs, old, client(1), b"stream"))?;
+        ensure!(bench.pick(UDP, 1, 0)? == old, "the stream's client was sent elsewhere");
+        silence(flow_key(UDP, client(1), vip(80)))?;
+        silence(flow_key(UDP, old, client(1)))?;
+        ensure!(bench.pick(UDP, 1, 0)? != old, "a flow that is over went on");
+        Ok(())
+    })
+}
+
+fn flow_key(protocol: u8, source: SocketAddrV4, destination: SocketAddrV4) -> FlowKey {
+    FlowKey {
+        source: source.ip().octets(),
+        destination: destination.ip().octets(),
+        source_port: source.port().to_be_bytes(),
+        destination_port: destination.port().to_be_bytes(),
+        protocol,
+        pad: [0; 3],
+    }
+}
+
+/// The flow table of the bench's node.
+fn pinned_flows() -> anyhow::Result<aya::maps::HashMap<MapData, FlowKey, Flow>> {
+    let path = Path::new(PIN_ROOT).join(format!("node/v{SCHEMA_VERSION}")).join(map::FLOWS);
+    Ok(aya::maps::HashMap::try_from(Map::LruHashMap(MapData::from_pin(path)?))?)
+}
+
+/// A backend's hardware address changes without a word. The kernel's neighbour table finds out by using the entry;
+/// packets that only read it would go to the old address for good.
+fn a_stale_neighbour_is_resolved_again(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let lab = Standard::with_backends(sandbox, 1)?;
+    let backend = &lab.backends()[0];
+    let address = backend.address.to_string();
+    for (setting, value) in [("delay_first_probe_time", "1"), ("retrans_time_ms", "100")] {
+        lab.node.sysctl(&format!("net.ipv4.neigh.{POD_BRIDGE}.{setting}"), value)?;
+    }
+    let server = backend.namespace.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8080)))??;
+    let client = lab.client.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    server.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let data_path = lab.node.enter(|| -> anyhow::Result<DataPath> {
+        let mut data_path = DataPath::open(&Options::new("stale-neighbour", 7))?;
+        data_path.attach(&[Interface::look_up(UPLINK)?, Interface::look_up(POD_BRIDGE)?])?;
+        let failures = data_path.set_frontends(
+            &[FrontendSpec {
+                key: key(80, UDP),
+                source_affinity: false,
+                direct: true,
+                backends: vec![BackendSpec { address: SocketAddrV4::new(backend.address, 8080), state: State::Active }],
+                table: vec![0; 251],
+            }],
+            Others::Remove,
+            Instant::now(),
+        );
+        ensure!(failures.is_empty(), "{failures:?}");
+        data_path.set_vips(&HashMap::from([(VIP, Vip { answer_on: 1 })]), Others::Remove)?;
+        Ok(data_path)
+    })??;
+    let arrives = || -> anyhow::Result<bool> {
+        client.send_to(b"question", vip(80))?;
+        match server.recv(&mut [0; 16]) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let eventually = || -> anyhow::Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            if arrives()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    ensure!(eventually()?, "nothing arrives at all");
+    lab.node
+        .ip(["neigh", "replace", &address, "lladdr", "02:00:00:00:00:99", "dev", POD_BRIDGE, "nud", "stale"])
+        .context("spoil the neighbour entry")?;
+    let found = eventually()?;
+    lab.node.enter(|| data_path.uninstall())??;
+    ensure!(found, "the packets still go to the old hardware address");
+    Ok(())
+}
+
+/// Tables that fill more than half of the table map, and an agent that starts anew.
+fn a_restart_needs_no_room_for_a_second_copy(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let lab = Standard::with_backends(sandbox, 0)?;
+    lab.node.enter(|| {
+        let address = SocketAddrV4::new(Ipv4Addr::new(10, 77, 1, 11), 8080);
+        let specs: Vec<FrontendSpec> = (0..3)
+            .map(|port| FrontendSpec {
+                key: key(port, TCP),
+                source_affinity: false,
+                direct: true,
+                backends: vec![BackendSpec { address, state: State::Active }],
+                table: vec![0; TABLE_ROWS * TABLE_ROW / 4],
+            })
+            .collect();
+        let options = Options::new("restart", 7);
+        for start in ["first", "second"] {
+            let failures = open_again(&options)?.set_frontends(&specs, Others::Remove, Instant::now());
+            ensure!(failures.is_empty(), "{start} start: {failures:?}");
+        }
+        Ok(open_again(&options)?.uninstall()?)
+    })?
+}
+
+/// A program that another test is just starting can hold a copy of the lock for a moment, until it is executed.
+fn open_again(options: &Options) -> anyhow::Result<DataPath> {
+    let start = Instant::now();
+    loop {
+        match DataPath::open(options) {
+            Err(evenkeel_loader::Error::Locked(_)) if start.elapsed() < Duration::from_secs(20) => {
+                std::thread::yield_now();
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// A frontend whose table never fitted is given up; its backends must not keep their slots.
+fn a_frontend_that_was_never_carried_leaves_no_slots(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        let backend = BackendSpec { address: SocketAddrV4::new(bench.backends[0], 8080), state: State::Active };
+        let table = vec![0; TABLE_ROWS * TABLE_ROW + 1];
+        let spec =
+            FrontendSpec { key: key(80, TCP), source_affinity: false, direct: true, backends: vec![backend], table };
+        let failures = bench.data_path.set_frontends(&[spec], Others::Remove, Instant::now());
+        ensure!(failures.len() == 1 && !bench.data_path.carries(key(80, TCP)), "{failures:?}");
+        bench.apply(&[])?;
+        bench.data_path.reap()?;
+        let left = bench.data_path.backend_flows()?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}
+
+/// Whoever watches the manifests ends before the agent does.
+fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let lab = Standard::with_backends(sandbox, 0)?;
+    let directory = tempfile::tempdir()?;
+    let config = evenkeel_agent::Config {
+        node: "outlives".to_owned(),
+        interfaces: vec![UPLINK.to_owned()],
+        state_directory: directory.path().join("state"),
+        admin_socket: directory.path().join("admin.sock"),
+        hook: HookChoice::Auto,
+        forwarding: Forwarding::Direct,
+        flow_entries: None,
+        hash_seed: 7,
+        detach: true,
+    };
+    let socket = config.admin_socket.clone();
+    lab.node.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let update =
+                Update { world: Arc::default(), diagnostics: Arc::new([]), readable: true, changed_at: Instant::now() };
+            let (source, updates) = tokio::sync::watch::channel(update);
+            let shutdown = CancellationToken::new();
+            let (ready, is_ready) = tokio::sync::oneshot::channel();
+            let agent = evenkeel_agent::run(config, updates, shutdown.clone(), || {
+                let _ = ready.send(());
+            });
+            let story = async {
+                is_ready.await.context("the agent ended")?;
+                drop(source);
+                // More than once: the loop may come to the question before it comes to the end of the source.
+                for _ in 0..20 {
+                    let asked = evenkeel_process::admin::get(&socket, evenkeel_agent::status::PATH);
+                    tokio::time::timeout(Duration::from_secs(20), asked).await.context("no status")??;
+                }
+                anyhow::Ok(())
+            };
+            let (ended, told) = tokio::join!(agent, async {
+                let told = story.await;
+                shutdown.cancel();
+                told
+            });
+            ended?;
+            told
+        })
+    })?
+}
+
+/// A VIP is limited to one of two interfaces, and the agent starts anew with the interfaces in another order.
+fn an_interface_keeps_its_bit(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let lab = Standard::with_backends(sandbox, 0)?;
+    lab.node.enter(|| {
+        let options = Options::new("order", 7);
+        let (uplink, pods) = (Interface::look_up(UPLINK)?, Interface::look_up(POD_BRIDGE)?);
+        {
+            let mut before = open_again(&options)?;
+            before.attach(&[uplink.clone(), pods.clone()])?;
+            before.set_vips(&HashMap::from([(VIP, Vip { answer_on: before.answer_bit(&uplink) })]), Others::Remove)?;
+        }
+        let mut after = open_again(&options)?;
+        let request = frames::arp_request(([2, 0, 0, 0, 0, 1], *client(1).ip()), VIP);
+        for interfaces in
+            [&[pods.clone(), uplink.clone()][..], std::slice::from_ref(&uplink), &[pods.clone(), uplink.clone()]]
+        {
+            after.attach(interfaces)?;
+            let answered = |after: &mut DataPath, interface: &Interface| -> anyhow::Result<bool> {
+                Ok(after.run_once(Direction::Ingress, interface.index, &request)?.0 != -1)
+            };
+            ensure!(answered(&mut after, &uplink)?, "silent where it should answer: {interfaces:?}");
+            ensure!(!answered(&mut after, &pods)?, "answered on the wrong interface: {interfaces:?}");
+        }
+        Ok(after.uninstall()?)
+    })?
+}
