@@ -1,0 +1,54 @@
+# `make demo` and `make test` do all the set-up. They build as the calling user and raise privilege for one binary.
+
+CARGO  ?= cargo
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+# Empty for root; otherwise said out loud before it is used.
+SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help demo test lint unit lab bench bpf bpf-check fuzz clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## A rolling update under load in network namespaces on this machine; report in target/demo/report.json
+	@scripts/setup.sh demo
+	$(CARGO) build --release --locked
+	@mkdir -p target/demo && : > target/demo/report.json
+	@scripts/privileged.sh $(TARGET)/release/evenkeel demo --report target/demo/report.json
+
+test: ## Everything CI runs: lints, unit tests as this user, then the lab tests as root
+	@scripts/setup.sh test
+	$(MAKE) --no-print-directory lint unit bpf-check lab
+
+lint: ## Format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --exclude evenkeel-programs --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --exclude evenkeel-programs --no-deps --locked --quiet
+
+unit: ## Tests that need no privilege
+	$(CARGO) nextest run --workspace --exclude evenkeel-programs --exclude evenkeel-lab-tests --locked
+	$(CARGO) test --workspace --exclude evenkeel-programs --exclude evenkeel-lab-tests --doc --locked --quiet
+
+lab: ## Tests of the real binary and the real eBPF object, in network namespaces; needs root
+	$(CARGO) build --locked
+	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
+	@scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) $(LAB)
+
+bench: ## Benchmarks against direct routing, nft, iptables and HAProxy; report in target/bench/report.json
+	@scripts/setup.sh bench
+	$(CARGO) build --release --locked --package evenkeel --package xtask
+	@scripts/privileged.sh $(TARGET)/release/xtask bench $(BENCH)
+
+bpf: ## Build the eBPF object and put it into the tree (needs its toolchain)
+	@scripts/setup.sh bpf
+	$(CARGO) xtask bpf
+
+bpf-check: ## The committed eBPF object is what its sources give
+	$(CARGO) xtask bpf --check
+
+fuzz: ## Fuzz every parser of outside bytes, TIME seconds each (needs rustup's nightly)
+	@scripts/setup.sh fuzz
+	scripts/fuzz.sh $(or $(TIME),60)
+
+clean: ## Remove what was built
+	$(CARGO) clean
