@@ -1,0 +1,90 @@
+//! The backends: one nginx with one worker each.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use evenkeel_lab::{Child, Namespace, find_program, topology::Backend};
+
+/// The port the backends listen on.
+pub(crate) const PORT: u16 = 80;
+/// The path of the large response.
+pub(crate) const BULK_FILE: &str = "bulk";
+/// Its size in bytes.
+const BULK_SIZE: usize = 16 << 20;
+/// How long a server may take to accept connections.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Starts nginx in a backend, with its files below `directory`.
+pub(crate) fn start(backend: &Backend, directory: &Path) -> Result<Child> {
+    let home = directory.join(&backend.name);
+    fs::create_dir_all(&home)?;
+    fs::write(home.join(BULK_FILE), vec![b'x'; BULK_SIZE])?;
+    let config = home.join("nginx.conf");
+    fs::write(&config, configuration(&home))?;
+    backend.namespace.sysctl("net.core.somaxconn", "65535")?;
+    let mut command = Command::new(find_program("nginx", "nginx-light")?);
+    command.arg("-p").arg(&home).arg("-c").arg(&config).args(["-e", "stderr"]);
+    let server = backend.namespace.spawn(command)?;
+    wait_until_open(&backend.namespace, SocketAddr::from((backend.address, PORT)), &server)?;
+    Ok(server)
+}
+
+/// One process, so that ending it leaves no worker behind.
+fn configuration(home: &Path) -> String {
+    let home = home.display();
+    format!(
+        "\
+daemon off;
+master_process off;
+worker_processes 1;
+worker_rlimit_nofile 65535;
+pid {home}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 16384; }}
+http {{
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000000;
+    client_body_temp_path {home}/body;
+    proxy_temp_path {home}/proxy;
+    fastcgi_temp_path {home}/fastcgi;
+    uwsgi_temp_path {home}/uwsgi;
+    scgi_temp_path {home}/scgi;
+    server {{
+        listen {PORT} backlog=65535;
+        root {home};
+        location = / {{ return 200 \"ok\\n\"; }}
+    }}
+}}
+"
+    )
+}
+
+/// Waits until `address` accepts connections from `namespace`, or `server` has ended.
+pub(crate) fn wait_until_open(namespace: &Namespace, address: SocketAddr, server: &Child) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    namespace.enter(|| {
+        loop {
+            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+                Ok(_) => return Ok(()),
+                Err(_) if !server.is_running() => bail!("the server ended: {}", server.stderr().join("\n")),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).context(format!("connecting to {address}"));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    })?
+}
+
+/// The address of a backend's server, as rules and configurations write it.
+pub(crate) fn endpoint(address: Ipv4Addr) -> String {
+    format!("{address}:{PORT}")
+}
