@@ -97,6 +97,14 @@ impl Bench {
         self.apply(&[FrontendSpec { key, source_affinity: false, direct, backends, table }])
     }
 
+    /// All backends, taking new flows.
+    fn active_backends(&self) -> Vec<BackendSpec> {
+        self.backends
+            .iter()
+            .map(|address| BackendSpec { address: SocketAddrV4::new(*address, 8080), state: State::Active })
+            .collect()
+    }
+
     pub(crate) fn apply(&mut self, specs: &[FrontendSpec]) -> anyhow::Result<()> {
         let failures = self.data_path.set_frontends(specs, Others::Remove, Instant::now());
         ensure!(failures.is_empty(), "{failures:?}");
@@ -351,11 +359,7 @@ fn a_retransmitted_syn(sandbox: &Sandbox) -> anyhow::Result<()> {
 
 fn the_same_client_port_to_two_frontends(sandbox: &Sandbox) -> anyhow::Result<()> {
     bench(sandbox, |bench| {
-        let backends: Vec<BackendSpec> = bench
-            .backends
-            .iter()
-            .map(|address| BackendSpec { address: SocketAddrV4::new(*address, 8080), state: State::Active })
-            .collect();
+        let backends = bench.active_backends();
         let table: Vec<u32> = (0..251).map(|slot| slot % 2).collect();
         let spec = |port| FrontendSpec {
             key: key(port, TCP),
@@ -388,11 +392,7 @@ fn the_same_client_port_to_two_frontends(sandbox: &Sandbox) -> anyhow::Result<()
 
 fn source_affinity_ignores_ports(sandbox: &Sandbox) -> anyhow::Result<()> {
     bench(sandbox, |bench| {
-        let backends: Vec<BackendSpec> = bench
-            .backends
-            .iter()
-            .map(|address| BackendSpec { address: SocketAddrV4::new(*address, 8080), state: State::Active })
-            .collect();
+        let backends = bench.active_backends();
         let table = (0..251).map(|slot| slot % 2).collect();
         bench.apply(&[FrontendSpec { key: key(80, TCP), source_affinity: true, direct: true, backends, table }])?;
         let first = bench.pick(TCP, 1, 1)?;
