@@ -37,7 +37,7 @@ const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// and announced.
 ///
 /// # Errors
-/// What keeps the node from starting; later failures are logged and tried again with the next change.
+/// What keeps the node from starting; later failures are logged and tried again.
 pub async fn run(
     config: Config,
     mut updates: watch::Receiver<Update>,

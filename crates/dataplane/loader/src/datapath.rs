@@ -87,7 +87,7 @@ pub struct DataPath {
     bits: StdHashMap<u32, u32>,
     /// What the frontends map holds.
     carried: StdHashMap<FrontendKey, Frontend>,
-    /// What this process has put there; after a restart every frontend is written once more.
+    /// What this process has put there; after a restart every frontend is looked at once more.
     applied: StdHashMap<FrontendKey, FrontendSpec>,
 }
 
