@@ -123,7 +123,7 @@ mod tests {
         Memory, World, plan,
         range::IpFamily,
         world::{
-            Endpoint, EndpointPort, EndpointSlice, IpAddressPool, L2Advertisement, Node, ObjectName, Service,
+            Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement, Node, ObjectName, Service,
             ServicePort, TrafficPolicy,
         },
     };
@@ -137,6 +137,8 @@ mod tests {
             serving,
             terminating,
             node: Some(if last.is_multiple_of(2) { "even" } else { "odd" }.to_owned()),
+            zone: None,
+            hints: Hints::default(),
             target_uid: None,
         }
     }
@@ -147,7 +149,8 @@ mod tests {
         let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, target: None };
         world.services.insert(
             name.clone(),
-            Service { is_load_balancer: true, traffic_policy: policy, ports: vec![port], ..Service::new(name.clone()) },
+            Service { is_load_balancer: true, traffic_policy: policy, ports: vec![port], ..Service::new(name.clone()) }
+                .into(),
         );
         world.endpoint_slices.insert(
             name.clone(),
@@ -157,12 +160,13 @@ mod tests {
                 address_type: IpFamily::V4,
                 ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port: 8080 }],
                 endpoints,
-            },
+            }
+            .into(),
         );
-        world.pools.insert(name.clone(), IpAddressPool::new(name.clone(), vec!["10.0.0.1/32".parse().unwrap()]));
-        world.l2_advertisements.insert(name.clone(), L2Advertisement::new(name));
+        world.pools.insert(name.clone(), IpAddressPool::new(name.clone(), vec!["10.0.0.1/32".parse().unwrap()]).into());
+        world.l2_advertisements.insert(name.clone(), L2Advertisement::new(name).into());
         for node in ["even", "odd"] {
-            world.nodes.insert(node.to_owned(), Node::new(node));
+            world.nodes.insert(node.to_owned(), Node::new(node).into());
         }
         world
     }

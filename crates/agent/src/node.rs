@@ -225,7 +225,7 @@ impl NodeAgent {
         }
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
-        world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()));
+        world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
         let plan = plan(&world, &self.memory);
         for diagnostic in &plan.diagnostics {
             let text = diagnostic.to_string();

@@ -159,7 +159,12 @@ impl<'w> Cover<'w> {
             .filter(usable)
             .collect();
         Self {
-            advertisements: world.l2_advertisements.values().filter(covers).collect(),
+            advertisements: world
+                .l2_advertisements
+                .values()
+                .map(|advertisement| &**advertisement)
+                .filter(covers)
+                .collect(),
             policy: service.traffic_policy,
             has_endpoints: !endpoints.is_empty(),
             endpoint_nodes: endpoints.iter().filter_map(|endpoint| endpoint.node.as_deref()).collect(),

@@ -218,12 +218,12 @@ mod tests {
 
     fn world(service: Service, slices: Vec<EndpointSlice>) -> World {
         let mut world = World::default();
-        world.services.insert(service.name.clone(), service);
+        world.services.insert(service.name.clone(), service.into());
         for slice in slices {
-            world.endpoint_slices.insert(slice.name.clone(), slice);
+            world.endpoint_slices.insert(slice.name.clone(), slice.into());
         }
         let pool = pool("pool", &["10.0.0.1/32"]);
-        world.pools.insert(pool.name.clone(), pool);
+        world.pools.insert(pool.name.clone(), pool.into());
         world
     }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_plan::World;
+use evenkeel_plan::world::{Object, ObjectKey, ObjectName};
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
-use crate::manifest::{self, Object, ObjectKey, Parsed, Place, Places};
+use crate::manifest::{self, Parsed, Place, Places};
 
 /// How long an object has to be absent before it is removed.
 pub const REMOVAL_DELAY: Duration = Duration::from_millis(200);
@@ -114,19 +115,24 @@ impl Catalog {
             }
         }
         self.touched.clear();
-        let mut world_changed = !news.is_empty();
+        let world_changed = !news.is_empty();
+        let mut world = World::clone(&self.world);
         for (key, file, places) in moves {
             if let Some(live) = self.live.get_mut(&key) {
                 (live.file, live.places) = (file, places);
             }
         }
         for (key, object, file, places) in news {
+            world.insert(key.name.clone(), object.clone());
             self.live.insert(key, Live { object, file, places, absent_since: None });
         }
         let (removed, recheck_at) = self.remove_absent(&wanted, now, &mut diagnostics);
-        world_changed |= removed;
+        for key in &removed {
+            world.remove(key);
+        }
+        let world_changed = world_changed || !removed.is_empty();
         if world_changed {
-            self.world = Arc::new(world(&self.live));
+            self.world = Arc::new(world);
         }
         diagnostics.extend(self.files.values().flat_map(|parsed| &parsed.diagnostics).cloned());
         diagnostics.extend(self.skipped());
@@ -171,13 +177,13 @@ impl Catalog {
         wishes
     }
 
-    /// Remove what has been absent for long enough. Returns whether anything was, and when to look again.
+    /// Remove what has been absent for long enough. Returns what was, and when to look again.
     fn remove_absent(
         &mut self,
         wanted: &BTreeSet<ObjectKey>,
         now: Duration,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> (bool, Option<Duration>) {
+    ) -> (Vec<ObjectKey>, Option<Duration>) {
         for (key, live) in &mut self.live {
             live.absent_since = if wanted.contains(key) { None } else { live.absent_since.or(Some(now)) };
         }
@@ -191,9 +197,8 @@ impl Catalog {
             let file = absent.first().map_or(Path::new(""), |live| live.file.as_path());
             diagnostics.push(mass_removal(file, absent.len(), all));
         }
-        let before = self.live.len();
-        self.live.retain(|_, live| !due(live));
-        (self.live.len() != before, recheck_at.map(|since| since + delay))
+        let removed = self.live.extract_if(.., |_, live| due(live)).map(|(key, _)| key).collect();
+        (removed, recheck_at.map(|since| since + delay))
     }
 
     /// Each kind that is not part of the World, at the first place it stands at.
@@ -208,7 +213,7 @@ impl Catalog {
     /// A finding about objects of the World, with the place where the object stands.
     pub fn locate(&self, finding: &evenkeel_plan::Diagnostic) -> Diagnostic {
         let (namespace, name) = finding.name.split_once('/').unwrap_or(("", &finding.name));
-        let key = ObjectKey { kind: finding.kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        let key = ObjectKey { kind: finding.kind, name: ObjectName::new(namespace, name) };
         let live = self.live.get(&key);
         let place = live.and_then(|live| live.places.fields.get(&finding.field).or_else(|| live.places.object()));
         Diagnostic {
@@ -236,21 +241,6 @@ impl Places {
     }
 }
 
-fn world(live: &BTreeMap<ObjectKey, Live>) -> World {
-    let mut world = World::default();
-    for (key, live) in live {
-        match live.object.clone() {
-            Object::Service(service) => _ = world.services.insert(key.object_name(), service),
-            Object::EndpointSlice(slice) => _ = world.endpoint_slices.insert(key.object_name(), slice),
-            Object::IpAddressPool(pool) => _ = world.pools.insert(key.object_name(), pool),
-            Object::L2Advertisement(ad) => _ = world.l2_advertisements.insert(key.object_name(), ad),
-            Object::Node(node) => _ = world.nodes.insert(key.name.clone(), node),
-            Object::Namespace(labels) => _ = world.namespaces.insert(key.name.clone(), labels),
-        }
-    }
-    world
-}
-
 fn duplicate(key: &ObjectKey, later: (&Path, &Places), earlier: (&Path, &Places)) -> Diagnostic {
     let line = |(path, places): (&Path, &Places)| {
         format!("{}:{}", path.display(), places.object().map_or(0, |place| place.line))
@@ -265,7 +255,7 @@ fn duplicate(key: &ObjectKey, later: (&Path, &Places), earlier: (&Path, &Places)
         severity: Severity::Error,
         reason: "duplicate_object",
         kind: key.kind.to_string(),
-        name: key.full_name(),
+        name: key.name.to_string(),
         field: "metadata.name".to_owned(),
         message: format!("{key} is already defined at {}, which is used; not {}", line(earlier), line(later)),
         remedy: "keep one of the two".to_owned(),
@@ -448,7 +438,7 @@ mod tests {
             severity: Severity::Error,
             reason: "pool_overlap",
             kind: evenkeel_plan::world::Kind::IpAddressPool,
-            name: "default/b".to_owned(),
+            name: "b".to_owned(),
             field: "spec.addresses[0]".to_owned(),
             message: String::new(),
             remedy: String::new(),

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = Directory::load_once(&args.roots);
     let mut world: World = (*loaded.world).clone();
     if let Some(node) = &args.node {
-        world.nodes.entry(node.clone()).or_insert_with(|| Node::new(node));
+        world.nodes.entry(node.clone()).or_insert_with(|| Node::new(node).into());
     }
     let plan = plan(&world, &memory);
     let mut diagnostics = loaded.diagnostics.clone();

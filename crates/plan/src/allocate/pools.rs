@@ -30,7 +30,7 @@ struct Cursor {
 impl<'w> Pools<'w> {
     /// The pools that neither overlap with, nor are named like, an earlier one.
     pub(super) fn new(world: &'w World, diagnostics: &mut Vec<Diagnostic>) -> Self {
-        let mut sorted: Vec<&IpAddressPool> = world.pools.values().collect();
+        let mut sorted: Vec<&IpAddressPool> = world.pools.values().map(|pool| &**pool).collect();
         sorted.sort_by_key(|pool| (&pool.name.name, &pool.name.namespace));
         let (mut usable, mut clashing): (Vec<&IpAddressPool>, Vec<_>) = (Vec::new(), Vec::new());
         for pool in sorted {
@@ -132,7 +132,7 @@ pub(super) fn hands_out(pool: &IpAddressPool, addresses: &[IpAddr]) -> bool {
 pub(super) fn allows(pool: &IpAddressPool, service: &Service, world: &World) -> bool {
     let Some(allocation) = &pool.allocation else { return true };
     let unlabelled = Labels::new();
-    let labels = world.namespaces.get(&service.name.namespace).unwrap_or(&unlabelled);
+    let labels = world.namespaces.get(&service.name.namespace).map_or(&unlabelled, |labels| &**labels);
     let any_namespace = allocation.namespaces.is_empty() && allocation.namespace_selectors.is_empty();
     let in_namespace = any_namespace
         || allocation.namespaces.contains(&service.name.namespace)

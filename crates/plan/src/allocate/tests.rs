@@ -266,7 +266,7 @@ fn reserved_pools_serve_those_they_are_for_by_priority() {
     outside.name.namespace = "elsewhere".to_owned();
     let services = ["a", "b", "c", "d", "e"].map(service);
     let mut world = world(services.into_iter().chain([outside]), pools);
-    world.namespaces.insert("default".to_owned(), labels(&[("zone", "dmz")]));
+    world.namespaces.insert("default".to_owned(), labels(&[("zone", "dmz")]).into());
     assert_eq!(
         fresh(&world),
         [
@@ -280,7 +280,7 @@ fn reserved_pools_serve_those_they_are_for_by_priority() {
     );
     let mut asks = from_pool("asks", "c-second");
     asks.name.namespace = "elsewhere".to_owned();
-    world.services = [(asks.name.clone(), asks)].into();
+    world.services = [(asks.name.clone(), std::sync::Arc::new(asks))].into_iter().collect();
     assert_eq!(fresh(&world), ["asks:  !pool_not_allowed"]);
 }
 
@@ -446,7 +446,7 @@ proptest! {
         let newcomer = Service { name: ObjectName::new("default", if first { "a" } else { "z" }), ..newcomer };
         let before = allocate(&world, &Held::new(), &mut Vec::new());
         let mut larger = world.clone();
-        larger.services.insert(newcomer.name.clone(), newcomer.clone());
+        larger.services.insert(newcomer.name.clone(), newcomer.clone().into());
         let after = allocate(&larger, &before.held(), &mut Vec::new());
         let others: Vec<_> = after.services.iter().filter(|planned| planned.name != newcomer.name.name).collect();
         for (before, after) in before.services.iter().zip(others) {

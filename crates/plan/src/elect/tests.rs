@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::memory::Memory;
 use crate::plan;
 use crate::selector::LabelSelector;
-use crate::world::testing::{address, advertisement, endpoint, labels, pool, service, slice, world};
+use crate::world::testing::{address, advertisement, edit, edit_all, endpoint, labels, pool, service, slice, world};
 use crate::world::{ObjectName, PreferredNode};
 
 /// `default/web` at 10.0.0.1 with a ready endpoint on each of nodes a, b and c, advertised from everywhere.
@@ -10,24 +12,24 @@ fn web() -> World {
     let mut world = world([service("web")], [pool("pool", &["10.0.0.1/32"])]);
     advertise(&mut world, advertisement("all"));
     for (n, name) in ["node-a", "node-b", "node-c"].into_iter().enumerate() {
-        world.nodes.insert(name.to_owned(), Node::new(name));
+        world.nodes.insert(name.to_owned(), Arc::new(Node::new(name)));
         let on_node = Endpoint { node: Some(name.to_owned()), ..endpoint(&format!("10.1.0.{n}")) };
         let slice = slice("web", &format!("web-{name}"), 8080, vec![on_node]);
-        world.endpoint_slices.insert(slice.name.clone(), slice);
+        world.endpoint_slices.insert(slice.name.clone(), Arc::new(slice));
     }
     world
 }
 
 fn advertise(world: &mut World, advertisement: L2Advertisement) {
-    world.l2_advertisements.insert(advertisement.name.clone(), advertisement);
+    world.l2_advertisements.insert(advertisement.name.clone(), Arc::new(advertisement));
 }
 
 fn change_service(world: &mut World, change: impl FnOnce(&mut Service)) {
-    change(world.services.get_mut(&ObjectName::new("default", "web")).unwrap());
+    edit(&mut world.services, &ObjectName::new("default", "web"), change);
 }
 
 fn change_endpoints(world: &mut World, change: impl Fn(&mut Endpoint)) {
-    world.endpoint_slices.values_mut().flat_map(|slice| &mut slice.endpoints).for_each(change);
+    edit_all(&mut world.endpoint_slices, |slice| slice.endpoints.iter_mut().for_each(&change));
 }
 
 fn decide(world: &World) -> Announcement {
@@ -79,7 +81,7 @@ fn an_owner_that_cannot_announce_is_replaced() {
     let mut world = web();
     let mut memory = Memory::default();
     memory.owners.insert(address("10.0.0.1"), "node-c".to_owned());
-    world.nodes.get_mut("node-c").unwrap().network_unavailable = true;
+    edit(&mut world.nodes, &"node-c".to_owned(), |node| node.network_unavailable = true);
     let announcement = decide_with(&world, &memory);
     assert_eq!(announcement.nodes, ["node-b"]);
     assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c network_unavailable"]);
@@ -124,8 +126,8 @@ fn without_an_advertisement_nobody_announces() {
 fn an_advertisement_is_for_the_pools_it_names_or_selects() {
     let announced = |change: fn(&mut L2Advertisement)| {
         let mut world = web();
-        world.pools.values_mut().for_each(|pool| pool.labels = labels(&[("zone", "dmz")]));
-        change(world.l2_advertisements.values_mut().next().unwrap());
+        edit_all(&mut world.pools, |pool| pool.labels = labels(&[("zone", "dmz")]));
+        edit_all(&mut world.l2_advertisements, change);
         !decide(&world).nodes.is_empty()
     };
     assert!(announced(|ad| ad.pools = vec!["pool".to_owned()]));
@@ -159,9 +161,11 @@ fn nodes_are_selected_and_excluded_by_label() {
     let mut world = web();
     advertise(&mut world, L2Advertisement { node_selectors: vec![only("rack", "1")], ..advertisement("all") });
     for name in ["node-b", "node-c"] {
-        world.nodes.get_mut(name).unwrap().labels = labels(&[("rack", "1")]);
+        edit(&mut world.nodes, &name.to_owned(), |node| node.labels = labels(&[("rack", "1")]));
     }
-    world.nodes.get_mut("node-b").unwrap().labels.insert(EXCLUDE_LABEL.to_owned(), String::new());
+    edit(&mut world.nodes, &"node-b".to_owned(), |node| {
+        _ = node.labels.insert(EXCLUDE_LABEL.to_owned(), String::new())
+    });
     let announcement = decide(&world);
     assert_eq!(announcement.nodes, ["node-c"]);
     assert_eq!(reasons(&announcement), ["node-a node_not_selected", "node-b excluded_by_label"]);
@@ -184,9 +188,7 @@ fn under_local_only_nodes_with_a_serving_endpoint_announce() {
 #[test]
 fn endpoints_of_the_other_family_do_not_count() {
     let mut world = web();
-    for slice in world.endpoint_slices.values_mut() {
-        slice.address_type = IpFamily::V6;
-    }
+    edit_all(&mut world.endpoint_slices, |slice| slice.address_type = IpFamily::V6);
     assert_eq!(reasons(&decide(&world)), ["node-a no_endpoints", "node-b no_endpoints", "node-c no_endpoints"]);
 }
 
@@ -202,10 +204,10 @@ fn interfaces_are_those_of_the_elected_nodes_advertisements() {
     advertise(&mut world, on("one", "eth1", "1"));
     advertise(&mut world, on("two", "eth0", "1"));
     advertise(&mut world, on("three", "eth2", "2"));
-    world.nodes.get_mut("node-c").unwrap().labels = labels(&[("rack", "1")]);
+    edit(&mut world.nodes, &"node-c".to_owned(), |node| node.labels = labels(&[("rack", "1")]));
     assert_eq!(decide(&world).interfaces, Some(vec!["eth0".to_owned(), "eth1".to_owned()]));
     advertise(&mut world, advertisement("everywhere"));
-    world.nodes.retain(|name, _| name == "node-c");
+    world.nodes = world.nodes.into_iter().filter(|(name, _)| name == "node-c").collect();
     assert_eq!(decide(&world).interfaces, None, "an advertisement without interfaces means all");
 }
 
@@ -215,8 +217,8 @@ fn preferences_decide_before_the_hash_but_not_before_the_owner() {
     let prefer = |rack: &str, weight| PreferredNode { weight, preference: only("rack", rack) };
     let preferred = vec![prefer("1", 60), prefer("2", 50), prefer("2", 20)];
     advertise(&mut world, L2Advertisement { preferred, ..advertisement("all") });
-    world.nodes.get_mut("node-a").unwrap().labels = labels(&[("rack", "1")]);
-    world.nodes.get_mut("node-c").unwrap().labels = labels(&[("rack", "2")]);
+    edit(&mut world.nodes, &"node-a".to_owned(), |node| node.labels = labels(&[("rack", "1")]));
+    edit(&mut world.nodes, &"node-c".to_owned(), |node| node.labels = labels(&[("rack", "2")]));
     assert_eq!(decide(&world).nodes, ["node-c"], "weights add up: 70 before 60");
     let mut memory = Memory::default();
     memory.owners.insert(address("10.0.0.1"), "node-b".to_owned());
@@ -230,7 +232,7 @@ fn services_that_share_an_address_have_one_announcer() {
     let mut tls = service("tls");
     tls.sharing_key = Some("key".to_owned());
     tls.ports[0].port = 443;
-    world.services.insert(tls.name.clone(), tls);
+    world.services.insert(tls.name.clone(), Arc::new(tls));
     let announcement = decide(&world);
     assert_eq!(announcement.nodes, ["node-b"], "tls has no endpoint, but web has");
     assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c not_elected"]);

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{
-    Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, IpFamilyPolicy, Node, Protocol, Requested, Service,
-    ServicePort, TargetPort, TrafficPolicy,
+    Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, Hints, IpFamilyPolicy, Node, ObjectName, Protocol,
+    Requested, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 
-use super::ObjectKey;
 use super::read::{Field, Fields, Reader, shortened};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -22,11 +21,11 @@ const MAX_AFFINITY_TIMEOUT: u32 = 86_400;
 
 pub(super) fn service(
     reader: &mut Reader<'_>,
-    key: &ObjectKey,
+    name: ObjectName,
     fields: &Fields<'_>,
     metadata: &Fields<'_>,
 ) -> Option<Service> {
-    let mut service = Service::new(key.object_name());
+    let mut service = Service::new(name);
     service.labels = super::labels(reader, metadata);
     annotations(reader, &mut service, metadata);
     if let Some(spec) = fields.get("spec") {
@@ -67,6 +66,15 @@ fn spec_of(reader: &mut Reader<'_>, service: &mut Service, field: &Field<'_>) ->
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local), ("", TrafficPolicy::Cluster)];
     if let Some(policy) = spec.get("externalTrafficPolicy").and_then(|field| field.one_of(reader, &policies)) {
         service.traffic_policy = policy;
+    }
+    let distributions = [
+        ("PreferSameZone", TrafficDistribution::PreferSameZone),
+        ("PreferClose", TrafficDistribution::PreferSameZone),
+        ("PreferSameNode", TrafficDistribution::PreferSameNode),
+        ("", TrafficDistribution::Anywhere),
+    ];
+    if let Some(preference) = spec.get("trafficDistribution").and_then(|field| field.one_of(reader, &distributions)) {
+        service.traffic_distribution = preference;
     }
     service.affinity = affinity(reader, &spec);
     service.selector = spec.get("selector").map(|field| field.labels(reader)).unwrap_or_default();
@@ -201,12 +209,23 @@ fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
     addresses
 }
 
+/// `hints`: lists of `{name}`.
+fn hints(reader: &mut Reader<'_>, field: &Field<'_>) -> Hints {
+    let Some(fields) = field.fields(reader) else { return Hints::default() };
+    let mut names = |list| {
+        let items = fields.list(reader, list);
+        let name = |item: &Field<'_>| Some(item.fields(reader)?.get("name")?.text(reader)?.to_owned());
+        items.iter().filter_map(name).collect()
+    };
+    Hints { zones: names("forZones"), nodes: names("forNodes") }
+}
+
 /// The label that joins a slice to its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 pub(super) fn endpoint_slice(
     reader: &mut Reader<'_>,
-    key: &ObjectKey,
+    name: ObjectName,
     fields: &Fields<'_>,
     metadata: &Fields<'_>,
 ) -> Option<EndpointSlice> {
@@ -214,7 +233,7 @@ pub(super) fn endpoint_slice(
     let types = [("IPv4", Some(IpFamily::V4)), ("IPv6", Some(IpFamily::V6)), ("FQDN", None)];
     let type_field = fields.require(reader, "addressType")?;
     let mut slice = EndpointSlice {
-        name: key.object_name(),
+        name: name,
         service: labels.remove(SERVICE_LABEL).filter(|service| !service.is_empty()),
         address_type: IpFamily::V4,
         ports: Vec::new(),
@@ -270,16 +289,18 @@ fn endpoint(reader: &mut Reader<'_>, field: &Field<'_>, family: IpFamily) -> Opt
     let node = fields.get("nodeName").and_then(|field| field.text(reader)).map(str::to_owned);
     let target = fields.get("targetRef").and_then(|field| field.fields(reader));
     let uid = target.and_then(|target| target.get("uid")).and_then(|field| field.text(reader));
-    Some(Endpoint { addresses, ready, serving, terminating, node, target_uid: uid.map(str::to_owned) })
+    let zone = fields.get("zone").and_then(|field| field.text(reader)).map(str::to_owned);
+    let hints = fields.get("hints").map(|field| hints(reader, &field)).unwrap_or_default();
+    Some(Endpoint { addresses, ready, serving, terminating, node, zone, hints, target_uid: uid.map(str::to_owned) })
 }
 
 pub(super) fn node(
     reader: &mut Reader<'_>,
-    key: &ObjectKey,
+    name: ObjectName,
     fields: &Fields<'_>,
     metadata: &Fields<'_>,
 ) -> Option<Node> {
-    let mut node = Node { labels: super::labels(reader, metadata), ..Node::new(&key.name) };
+    let mut node = Node { labels: super::labels(reader, metadata), ..Node::new(name.name) };
     let status = fields.get("status").and_then(|field| field.fields(reader));
     for condition in status.map(|status| status.list(reader, "conditions")).unwrap_or_default() {
         let condition = condition.fields(reader)?;

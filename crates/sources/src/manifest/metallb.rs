@@ -2,16 +2,15 @@
 
 use evenkeel_plan::range::IpRange;
 use evenkeel_plan::selector::{LabelSelector, Operator, Requirement};
-use evenkeel_plan::world::{IpAddressPool, L2Advertisement, PreferredNode, ServiceAllocation};
+use evenkeel_plan::world::{IpAddressPool, L2Advertisement, ObjectName, PreferredNode, ServiceAllocation};
 
-use super::ObjectKey;
 use super::read::{Field, Fields, Reader};
 
 const RANGE_REMEDY: &str = "give a CIDR such as 192.0.2.0/24 or a range such as 192.0.2.10-192.0.2.20";
 
 pub(super) fn pool(
     reader: &mut Reader<'_>,
-    key: &ObjectKey,
+    name: ObjectName,
     fields: &Fields<'_>,
     metadata: &Fields<'_>,
 ) -> Option<IpAddressPool> {
@@ -39,7 +38,7 @@ pub(super) fn pool(
         auto_assign: auto_assign.unwrap_or(true),
         avoid_buggy_ips: avoid_buggy_ips.unwrap_or(false),
         allocation,
-        ..IpAddressPool::new(key.object_name(), ranges)
+        ..IpAddressPool::new(name, ranges)
     })
 }
 
@@ -57,13 +56,13 @@ fn service_allocation(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Serv
 
 pub(super) fn l2_advertisement(
     reader: &mut Reader<'_>,
-    key: &ObjectKey,
+    name: ObjectName,
     fields: &Fields<'_>,
 ) -> Option<L2Advertisement> {
     fields.get("status");
     let spec = fields.get("spec").and_then(|field| field.fields(reader));
     fields.no_others(reader);
-    let mut advertisement = L2Advertisement::new(key.object_name());
+    let mut advertisement = L2Advertisement::new(name);
     let Some(spec) = spec else { return Some(advertisement) };
     advertisement.pools = spec.get("ipAddressPools").map(|field| field.strings(reader)).unwrap_or_default();
     advertisement.pool_selectors = selectors(reader, &spec, "ipAddressPoolSelectors");

@@ -10,13 +10,10 @@ mod read;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use evenkeel_plan::selector::Labels;
-use evenkeel_plan::world::{
-    EndpointSlice, IpAddressPool, Kind, L2Advertisement, Node as ClusterNode, ObjectName, Service,
-};
+use evenkeel_plan::world::{Kind, Object, ObjectKey, ObjectName};
 
 use self::read::{Field, Lines, Reader};
 use self::yaml::{Node, Position, Value};
@@ -24,52 +21,6 @@ use crate::diagnostic::{Diagnostic, Severity};
 
 /// Largest file read, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
-
-/// An object of one of the kinds the World is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// `v1 Service`.
-    Service(Service),
-    /// `discovery.k8s.io/v1 EndpointSlice`.
-    EndpointSlice(EndpointSlice),
-    /// `metallb.io/v1beta1 IPAddressPool`.
-    IpAddressPool(IpAddressPool),
-    /// `metallb.io/v1beta1 L2Advertisement`.
-    L2Advertisement(L2Advertisement),
-    /// `v1 Node`.
-    Node(ClusterNode),
-    /// `v1 Namespace`.
-    Namespace(Labels),
-}
-
-/// What makes an object the same object from one version to the next.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace; empty for kinds without.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl ObjectKey {
-    /// The name of a namespaced object.
-    pub fn object_name(&self) -> ObjectName {
-        ObjectName::new(&self.namespace, &self.name)
-    }
-
-    /// `namespace/name`, or the name where the kind has no namespace.
-    pub fn full_name(&self) -> String {
-        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
-    }
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.full_name())
-    }
-}
 
 /// An object's place in its file: `(line, column)` from 1, of its start and of the fields findings about several
 /// objects can refer to, each with the text of its line.
@@ -224,19 +175,33 @@ impl Parsed {
             _ => Some(String::new()),
         };
         let (Some(name), Some(mut namespace)) = (name, namespace) else { return };
-        if kind.is_namespaced() && namespace.is_empty() {
+        // Configuration without a namespace belongs to the one all of it lives in, whichever that is.
+        if kind.is_namespaced() && !kind.is_configuration() && namespace.is_empty() {
             DEFAULT_NAMESPACE.clone_into(&mut namespace);
         }
-        let key = ObjectKey { kind, namespace, name };
+        let key = ObjectKey { kind, name: ObjectName::new(namespace, name) };
         self.incomplete = known_before;
-        reader.name = key.full_name();
+        reader.name = key.name.to_string();
+        let name = key.name.clone();
         let object = match kind {
-            Kind::Service => kinds::service(reader, &key, &fields, &metadata).map(Object::Service),
-            Kind::EndpointSlice => kinds::endpoint_slice(reader, &key, &fields, &metadata).map(Object::EndpointSlice),
-            Kind::IpAddressPool => metallb::pool(reader, &key, &fields, &metadata).map(Object::IpAddressPool),
-            Kind::L2Advertisement => metallb::l2_advertisement(reader, &key, &fields).map(Object::L2Advertisement),
-            Kind::Node => kinds::node(reader, &key, &fields, &metadata).map(Object::Node),
-            Kind::Namespace => Some(Object::Namespace(labels(reader, &metadata))),
+            Kind::Service => kinds::service(reader, name, &fields, &metadata).map(|o| Object::Service(o.into())),
+            Kind::EndpointSlice => {
+                kinds::endpoint_slice(reader, name, &fields, &metadata).map(|o| Object::EndpointSlice(o.into()))
+            }
+            Kind::IpAddressPool => {
+                metallb::pool(reader, name, &fields, &metadata).map(|o| Object::IpAddressPool(o.into()))
+            }
+            Kind::L2Advertisement => {
+                metallb::l2_advertisement(reader, name, &fields).map(|o| Object::L2Advertisement(o.into()))
+            }
+            Kind::Node => kinds::node(reader, name, &fields, &metadata).map(|o| Object::Node(o.into())),
+            Kind::Namespace => Some(Object::Namespace(labels(reader, &metadata).into())),
+            Kind::Endpoints
+            | Kind::BgpPeer
+            | Kind::BgpAdvertisement
+            | Kind::BfdProfile
+            | Kind::Community
+            | Kind::Secret => None,
         };
         let object = object.filter(|_| !reader.failed);
         let places = places(reader.lines, kind, root);

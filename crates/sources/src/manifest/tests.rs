@@ -1,9 +1,12 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::selector::Operator;
-use evenkeel_plan::world::{Affinity, Forwarding, IpFamilyPolicy, Protocol, TargetPort, TrafficPolicy};
+use evenkeel_plan::world::{
+    Affinity, Forwarding, IpFamilyPolicy, L2Advertisement, Protocol, Service, TargetPort, TrafficPolicy,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,7 +23,7 @@ fn object(text: &str) -> Object {
     parsed.documents.into_iter().next().unwrap().object.unwrap()
 }
 
-fn service(text: &str) -> Service {
+fn service(text: &str) -> Arc<Service> {
     match object(text) {
         Object::Service(service) => service,
         other => panic!("{other:?}"),
@@ -186,7 +189,7 @@ fn a_pool_is_read_and_checked() {
         panic!()
     };
     assert!(!pool.auto_assign && pool.avoid_buggy_ips);
-    let allocation = pool.allocation.unwrap();
+    let allocation = pool.allocation.clone().unwrap();
     assert_eq!((allocation.priority, allocation.namespaces), (5, vec!["a".to_owned()]));
     let operator = &allocation.service_selectors[0].match_expressions[0].operator;
     assert_eq!(*operator, Operator::In(vec!["v".to_owned()]));
@@ -209,7 +212,7 @@ fn an_advertisement_is_read_and_checked() {
     ) else {
         panic!()
     };
-    assert_eq!((ad.pools, ad.interfaces), (vec!["lan".to_owned()], vec!["eth0".to_owned()]));
+    assert_eq!((&ad.pools, &ad.interfaces), (&vec!["lan".to_owned()], &vec!["eth0".to_owned()]));
     assert_eq!(ad.node_selectors[0].match_labels["a"], "b");
     assert_eq!(ad.preferred[0].weight, 10);
 
@@ -220,7 +223,7 @@ fn an_advertisement_is_read_and_checked() {
     let empty = "  nodeSelectors: [{matchExpressions: [{key: k, operator: In}]}]\n";
     assert_eq!(with(empty), ["invalid_value 5 spec.nodeSelectors[0].matchExpressions[0]"]);
     let Object::L2Advertisement(everything) = object(&ADVERTISEMENT.replace("spec:\n", "")) else { panic!() };
-    assert_eq!(everything, L2Advertisement::new(ObjectName::new("default", "lan")));
+    assert_eq!(*everything, L2Advertisement::new(ObjectName::new("", "lan")));
 }
 
 #[test]
@@ -263,8 +266,7 @@ fn what_is_no_object_is_named_and_leaves_the_file_incomplete() {
 fn one_bad_object_does_not_take_others_along() {
     let parsed = read(&format!("{POOL}---\n{}---\n{BALANCER}", POOL.replace("lan", "bad").replace("/24", "/99")));
     let read: Vec<_> = parsed.documents.iter().map(|d| (d.key.to_string(), d.object.is_some())).collect();
-    let expected =
-        [("IPAddressPool default/lan", true), ("IPAddressPool default/bad", false), ("Service default/web", true)];
+    let expected = [("IPAddressPool lan", true), ("IPAddressPool bad", false), ("Service default/web", true)];
     assert_eq!(read, expected.map(|(key, good)| (key.to_owned(), good)));
 }
 

@@ -1,0 +1,200 @@
+//! Everything known, parsed and validated once.
+
+mod bgp;
+mod endpoints;
+mod l2;
+mod node;
+mod object;
+mod pool;
+mod service;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+pub use self::bgp::{
+    Aggregation, BfdProfile, BgpAdvertisement, BgpPeer, Community, CommunityAliases, CommunityError, CommunityRef,
+    Neighbor, Password, PeerAsn, Timers,
+};
+pub use self::endpoints::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints};
+pub use self::l2::{L2Advertisement, PreferredNode};
+pub use self::node::{Node, Secret};
+pub use self::object::{Object, ObjectKey};
+pub use self::pool::{IpAddressPool, ServiceAllocation};
+pub use self::service::{
+    Affinity, Forwarding, IpFamilyPolicy, Protocol, Requested, Service, ServicePort, TargetPort, TrafficDistribution,
+    TrafficPolicy,
+};
+use crate::selector::Labels;
+
+/// The kinds of objects the World is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1 Service`.
+    Service,
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice,
+    /// `v1 Endpoints`, what endpoint slices replaced.
+    Endpoints,
+    /// `metallb.io/v1beta1 IPAddressPool`.
+    IpAddressPool,
+    /// `metallb.io/v1beta1 L2Advertisement`.
+    L2Advertisement,
+    /// `metallb.io/v1beta2 BGPPeer`.
+    BgpPeer,
+    /// `metallb.io/v1beta1 BGPAdvertisement`.
+    BgpAdvertisement,
+    /// `metallb.io/v1beta1 BFDProfile`.
+    BfdProfile,
+    /// `metallb.io/v1beta1 Community`.
+    Community,
+    /// `v1 Secret`, of which only name and type are read.
+    Secret,
+    /// `v1 Node`.
+    Node,
+    /// `v1 Namespace`.
+    Namespace,
+}
+
+impl Kind {
+    /// The kind as a manifest spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Endpoints => "Endpoints",
+            Self::IpAddressPool => "IPAddressPool",
+            Self::L2Advertisement => "L2Advertisement",
+            Self::BgpPeer => "BGPPeer",
+            Self::BgpAdvertisement => "BGPAdvertisement",
+            Self::BfdProfile => "BFDProfile",
+            Self::Community => "Community",
+            Self::Secret => "Secret",
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
+        }
+    }
+
+    /// Whether objects of this kind configure the load balancer, as opposed to what it balances. They live together
+    /// in one namespace.
+    pub fn is_configuration(self) -> bool {
+        matches!(
+            self,
+            Self::IpAddressPool
+                | Self::L2Advertisement
+                | Self::BgpPeer
+                | Self::BgpAdvertisement
+                | Self::BfdProfile
+                | Self::Community
+        )
+    }
+
+    /// Whether objects of this kind live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Node | Self::Namespace)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A namespaced object's name, written `namespace/name`, or `name` where a manifest gives no namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ObjectName {
+    /// The namespace; `default` where a manifest gives none.
+    pub namespace: String,
+    /// The name within the namespace.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// The object `name` in `namespace`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// A text that is not `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not of the form namespace/name")]
+pub struct ObjectNameError(String);
+
+impl FromStr for ObjectName {
+    type Err = ObjectNameError;
+
+    fn from_str(text: &str) -> Result<Self, ObjectNameError> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::new(namespace, name))
+            }
+            _ => Err(ObjectNameError(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for ObjectName {
+    type Error = ObjectNameError;
+
+    fn try_from(text: String) -> Result<Self, ObjectNameError> {
+        text.parse()
+    }
+}
+
+impl From<ObjectName> for String {
+    fn from(name: ObjectName) -> Self {
+        name.to_string()
+    }
+}
+
+/// Objects by name. The maps are persistent: a copy shares everything with its original, and what differs between two
+/// versions is found without looking at what they share. That makes every decision incremental.
+pub type Objects<T> = OrdMap<ObjectName, Arc<T>>;
+
+/// Everything known about the cluster, or the directory that stands for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// The `spec.loadBalancerClass` served. `None`: services that name no class.
+    pub load_balancer_class: Option<String>,
+    /// All services, also those that are not load balancers.
+    pub services: Objects<Service>,
+    /// All endpoint slices.
+    pub endpoint_slices: Objects<EndpointSlice>,
+    /// All legacy endpoints, named like their service.
+    pub endpoints: Objects<Endpoints>,
+    /// All address pools.
+    pub pools: Objects<IpAddressPool>,
+    /// All layer 2 advertisements.
+    pub l2_advertisements: Objects<L2Advertisement>,
+    /// All BGP advertisements.
+    pub bgp_advertisements: Objects<BgpAdvertisement>,
+    /// All BGP peers.
+    pub bgp_peers: Objects<BgpPeer>,
+    /// All BFD profiles.
+    pub bfd_profiles: Objects<BfdProfile>,
+    /// All sets of community aliases.
+    pub communities: Objects<CommunityAliases>,
+    /// The secrets that exist.
+    pub secrets: Objects<Secret>,
+    /// The nodes that may announce, by name.
+    pub nodes: OrdMap<String, Arc<Node>>,
+    /// The labels of each namespace known.
+    pub namespaces: OrdMap<String, Arc<Labels>>,
+}
