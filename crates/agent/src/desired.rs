@@ -35,7 +35,7 @@ impl Desired {
     pub fn frontends(&mut self, plan: &Plan, node: &str, default: Forwarding) -> (Vec<FrontendSpec>, Vec<NotCarried>) {
         let mut specs = Vec::new();
         let mut not_carried = Vec::new();
-        for frontend in &plan.frontends {
+        for frontend in plan.frontends.values() {
             match frontend_key(frontend) {
                 Ok(key) => specs.push(self.frontend(key, frontend, node, default)),
                 Err(reason) => not_carried
@@ -86,8 +86,8 @@ impl Desired {
 #[must_use]
 pub fn owned(plan: &Plan, node: &str) -> BTreeMap<Ipv4Addr, Option<Vec<String>>> {
     plan.announcements
-        .iter()
-        .filter(|announcement| announcement.nodes.iter().any(|owner| owner == node))
+        .values()
+        .filter(|announcement| announcement.nodes.iter().any(|owner| **owner == *node))
         .filter_map(|announcement| match announcement.address {
             IpAddr::V4(address) => Some((address, announcement.interfaces.clone())),
             IpAddr::V6(_) => None,

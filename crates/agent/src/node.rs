@@ -11,7 +11,7 @@ use std::{
 use evenkeel_loader::{DataPath, Interface, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
 use evenkeel_neighbor::{Announcer, Due};
-use evenkeel_plan::{Memory, Plan, plan, world::Node};
+use evenkeel_plan::{Event, Memory, Plan, Planner, event::EventReason, world::Node};
 use evenkeel_process::admin;
 use evenkeel_sources::{Diagnostic, directory::Update, state};
 use tokio::{
@@ -133,12 +133,24 @@ async fn sleep_until(instant: Option<Instant>) {
     }
 }
 
+fn tell_event(event: &Event) {
+    let addresses: Vec<String> = event.addresses.iter().map(ToString::to_string).collect();
+    let (service, addresses) = (event.service.to_string(), addresses.join(", "));
+    match (event.reason, &event.because) {
+        (EventReason::IpAllocated, _) => tracing::info!(service, addresses, "addresses allocated"),
+        (EventReason::ClearAssignment, Some(because)) => {
+            tracing::warn!(service, addresses, reason = because.reason, "addresses released: {}", because.message);
+        }
+        (EventReason::ClearAssignment, None) => tracing::info!(service, addresses, "addresses released"),
+    }
+}
+
 struct NodeAgent {
     config: Config,
     data_path: DataPath,
     announcer: Announcer,
     sender: Sender,
-    memory: Memory,
+    planner: Planner,
     /// The memory as it is on disk.
     saved: Memory,
     /// Why the memory is not on disk.
@@ -181,7 +193,7 @@ impl NodeAgent {
             sender: Sender::open().map_err(Error::PacketSocket)?,
             saved: memory.clone(),
             unsaved: None,
-            memory,
+            planner: Planner::new(memory),
             desired: Desired::default(),
             interfaces,
             missing: HashSet::new(),
@@ -214,39 +226,29 @@ impl NodeAgent {
 
     /// Plans with what changed and carries the difference out: the frontends first, then the VIPs.
     fn update(&mut self, update: &Update) {
-        self.problems = update.diagnostics.iter().map(ToString::to_string).collect();
-        for diagnostic in update.diagnostics.iter() {
-            tracing::warn!("{diagnostic}");
-        }
+        let mut problems: Vec<String> = update.diagnostics.iter().map(ToString::to_string).collect();
         if self.plan.is_none() && !update.readable {
             // An earlier run may have left a data path that carries what these manifests say.
+            self.tell(problems);
             tracing::warn!("waiting for the manifests; until they can be read nothing is changed");
             return;
         }
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
+        world.incomplete = !self.complete;
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
-        let plan = plan(&world, &self.memory);
-        for diagnostic in &plan.diagnostics {
-            let text = diagnostic.to_string();
-            tracing::warn!("{text}");
-            self.problems.push(text);
-        }
-        for service in &plan.services {
+        self.planner.update(&world).iter().for_each(tell_event);
+        let plan = self.planner.plan().clone();
+        problems.extend(plan.diagnostics().map(ToString::to_string));
+        for service in plan.services.values() {
             if let Some(error) = &service.error {
-                let text = format!("[{}] {}/{}: {}", error.reason, service.namespace, service.name, error.message);
-                tracing::warn!("{text}");
-                self.problems.push(text);
+                problems.push(format!("[{}] {}: {}", error.reason, service.service(), error.message));
             }
         }
-        // An address is remembered before anybody can hear of it.
-        let mut memory = plan.memory().clone();
-        if !self.complete {
-            memory.keep_absent(&self.memory);
-        }
-        self.memory = memory;
-        self.save();
+        self.tell(problems);
         self.plan = Some(plan);
+        // An address is remembered before anybody can hear of it.
+        self.save();
         self.carry();
         tracing::info!(
             after_ms = update.changed_at.elapsed().as_secs_f64() * 1e3,
@@ -256,14 +258,23 @@ impl NodeAgent {
         );
     }
 
+    /// Logs the problems that are new.
+    fn tell(&mut self, problems: Vec<String>) {
+        for new in problems.iter().filter(|text| !self.problems.contains(text)) {
+            tracing::warn!("{new}");
+        }
+        self.problems = problems;
+    }
+
     /// Writes the memory to disk if it is not there yet.
     fn save(&mut self) {
-        if self.saved == self.memory {
+        let memory = self.planner.plan().memory();
+        if self.saved.is(memory) {
             return;
         }
-        match state::store(&self.config.state_directory, &self.memory) {
+        match state::store(&self.config.state_directory, memory) {
             Ok(()) => {
-                self.saved = self.memory.clone();
+                self.saved = memory.clone();
                 self.unsaved = None;
             }
             Err(error) => {
@@ -322,7 +333,7 @@ impl NodeAgent {
         let owned = desired::owned(plan, &self.config.node);
         let mut vips: HashMap<Ipv4Addr, Vip> = plan
             .frontends
-            .iter()
+            .values()
             .filter_map(|frontend| match frontend.address {
                 IpAddr::V4(address) => Some((address, Vip { answer_on: 0 })),
                 IpAddr::V6(_) => None,

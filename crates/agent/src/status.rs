@@ -117,14 +117,14 @@ impl Snapshot<'_> {
             BackendFlows::new()
         });
         let tombstones = self.data_path.tombstones();
-        let frontends = self.plan.map_or(&[][..], |plan| &plan.frontends);
+        let frontends = self.plan.into_iter().flat_map(|plan| plan.frontends.values());
         Status {
             node: self.node.to_owned(),
             ready: self.ready,
             hook: self.data_path.hook().name().to_owned(),
             interfaces: self.interfaces.iter().map(interface).collect(),
             vips: self.vips(),
-            frontends: frontends.iter().map(|frontend| self.frontend(frontend, &flows, &tombstones)).collect(),
+            frontends: frontends.map(|frontend| self.frontend(frontend, &flows, &tombstones)).collect(),
             counters: counters
                 .into_iter()
                 .filter(|(_, packets)| *packets > 0)
@@ -135,12 +135,11 @@ impl Snapshot<'_> {
     }
 
     fn vips(&self) -> Vec<Vip> {
-        let announcements = self.plan.map_or(&[][..], |plan| &plan.announcements);
+        let announcements = self.plan.into_iter().flat_map(|plan| plan.announcements.values());
         announcements
-            .iter()
             .map(|announcement| Vip {
                 address: announcement.address.to_string(),
-                owner: announcement.nodes.first().cloned(),
+                owner: announcement.nodes.first().map(ToString::to_string),
                 announced: matches!(announcement.address, IpAddr::V4(address) if self.announced.contains(&address)),
             })
             .collect()

@@ -1,18 +1,19 @@
-//! Who announces each address, and the named reason why the other nodes do not.
+//! Who announces each address at layer 2, and the named reason why the other nodes do not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::allocate::Allocation;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::frontends::{SlicesByService, slices_by_service};
+use crate::endpoints;
 use crate::range::IpFamily;
 use crate::selector;
-use crate::world::{Endpoint, IpAddressPool, Kind, L2Advertisement, Node, Service, TrafficPolicy, World};
+use crate::world::{EndpointSlice, IpAddressPool, Kind, L2Advertisement, Node, Service, TrafficPolicy, World};
 
 /// The label that keeps a node from announcing, whatever its value.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -25,7 +26,7 @@ pub struct Announcement {
     /// How it is announced.
     pub protocol: AnnouncementProtocol,
     /// The nodes that announce it: at layer 2 one, or none.
-    pub nodes: Vec<String>,
+    pub nodes: Vec<Arc<str>>,
     /// All other nodes, each with the reason why not.
     pub excluded: Vec<Exclusion>,
     /// The interfaces to announce it on; `None`: all.
@@ -53,7 +54,7 @@ impl fmt::Display for AnnouncementProtocol {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exclusion {
     /// The node.
-    pub node: String,
+    pub node: Arc<str>,
     /// Why not.
     pub reason: ExclusionReason,
 }
@@ -92,108 +93,183 @@ impl fmt::Display for ExclusionReason {
     }
 }
 
-/// Elect an announcer for every allocated address. `owners` is what [`owners`] returned last time: a present owner
-/// stays while it can, because every move costs clients.
-pub fn elect(
-    world: &World,
-    allocation: &Allocation<'_>,
-    owners: &BTreeMap<IpAddr, String>,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<Announcement> {
-    diagnostics.extend(world.l2_advertisements.values().flat_map(|advertisement| dangling(advertisement, world)));
-    let slices = slices_by_service(world);
-    let mut sharers: BTreeMap<IpAddr, Vec<&Service>> = BTreeMap::new();
-    for planned in &allocation.services {
-        let Some(service) = world.services.get(&planned.service()) else { continue };
-        for address in &planned.addresses {
-            sharers.entry(*address).or_default().push(service);
+/// All that elections have in common: the nodes, and what each advertisement makes of them.
+#[derive(Debug, Default)]
+pub(crate) struct Electorate {
+    nodes: Vec<Voter>,
+    advertisements: Vec<Advertised>,
+}
+
+#[derive(Debug)]
+struct Voter {
+    name: Arc<str>,
+    /// Why the node announces nothing at all.
+    objection: Option<ExclusionReason>,
+}
+
+/// An advertisement with what it makes of each node.
+#[derive(Debug)]
+struct Advertised {
+    advertisement: Arc<L2Advertisement>,
+    /// By node: `None` where the advertisement does not select it, else how much it prefers it.
+    weights: Vec<Option<u32>>,
+}
+
+/// One of the services that share an address.
+pub(crate) struct Sharer<'w> {
+    pub(crate) service: &'w Service,
+    pub(crate) slices: Vec<&'w EndpointSlice>,
+}
+
+impl Electorate {
+    /// The nodes and advertisements of a World.
+    pub(crate) fn new(world: &World) -> Self {
+        let voter = |node: &Arc<Node>| Voter { name: node.name.as_str().into(), objection: objection(node, world) };
+        let advertised = |advertisement: &Arc<L2Advertisement>| Advertised {
+            weights: world.nodes.values().map(|node| weight(advertisement, node)).collect(),
+            advertisement: Arc::clone(advertisement),
+        };
+        Self {
+            nodes: world.nodes.values().map(voter).collect(),
+            advertisements: world.l2_advertisements.values().map(advertised).collect(),
         }
     }
-    let announcement = |(address, services): (&IpAddr, &Vec<&Service>)| {
-        let pool = allocation.pools.get(address).copied();
-        let covers = services.iter().map(|service| Cover::new(world, service, (*address, pool), &slices)).collect();
-        Contest { address: *address, covers }.decide(world, owners.get(address).map(String::as_str))
-    };
-    sharers.iter().map(announcement).collect()
-}
 
-/// What to remember for the next [`elect`]: the owner, or while nobody can announce, the last one.
-pub fn owners(announcements: &[Announcement], before: &BTreeMap<IpAddr, String>) -> BTreeMap<IpAddr, String> {
-    let owner = |announcement: &Announcement| {
-        let owner = announcement.nodes.first().or_else(|| before.get(&announcement.address))?;
-        Some((announcement.address, owner.clone()))
-    };
-    announcements.iter().filter_map(owner).collect()
-}
+    /// Elect an announcer of an address for all the services that share it. A present owner stays while it can,
+    /// because every move costs clients. `anchor` is the address the nodes are ranked by: services with two addresses
+    /// have both announced by one node.
+    pub(crate) fn elect(
+        &self,
+        address: IpAddr,
+        anchor: IpAddr,
+        pool: Option<&IpAddressPool>,
+        sharers: &[Sharer<'_>],
+        owner: Option<&str>,
+    ) -> Announcement {
+        let covers: Vec<Cover<'_>> = sharers.iter().map(|sharer| self.cover(sharer, address, pool)).collect();
+        let mut excluded = Vec::new();
+        let mut able: Vec<usize> = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate() {
+            let objections: Option<Vec<ExclusionReason>> =
+                covers.iter().map(|cover| cover.objection(n, node)).collect();
+            // One service that would have the node announce is enough; else the objection that came closest counts.
+            match objections.and_then(|objections| objections.into_iter().max()) {
+                Some(reason) => excluded.push(Exclusion { node: Arc::clone(&node.name), reason }),
+                None => able.push(n),
+            }
+        }
+        let name = |n: &usize| self.nodes.get(*n).map(|node| &node.name);
+        let present = able.iter().copied().find(|n| name(n).map(|name| &**name) == owner);
+        let elected = present.or_else(|| able.iter().copied().min_by_key(|n| self.rank(*n, &covers, anchor)));
+        let losers = able.iter().filter(|n| Some(**n) != elected).filter_map(name);
+        excluded.extend(losers.map(|node| Exclusion { node: Arc::clone(node), reason: ExclusionReason::NotElected }));
+        excluded.sort_by(|a, b| a.node.cmp(&b.node));
+        Announcement {
+            address,
+            protocol: AnnouncementProtocol::L2,
+            nodes: elected.iter().filter_map(name).cloned().collect(),
+            excluded,
+            interfaces: elected.and_then(|n| self.interfaces(n, &covers)),
+        }
+    }
 
-/// One address with all the services that share it: they have one announcer together.
-struct Contest<'w> {
-    address: IpAddr,
-    covers: Vec<Cover<'w>>,
+    fn cover<'a>(&'a self, sharer: &'a Sharer<'a>, address: IpAddr, pool: Option<&IpAddressPool>) -> Cover<'a> {
+        let service = sharer.service;
+        let covers = |advertised: &&Advertised| {
+            let advertisement = &advertised.advertisement;
+            selects_pool(advertisement, pool) && selector::any_or_all(&advertisement.service_selectors, &service.labels)
+        };
+        let serving = || endpoints::serving(service, &sharer.slices, IpFamily::of(address));
+        Cover {
+            advertisements: self.advertisements.iter().filter(covers).collect(),
+            has_endpoints: serving().next().is_some(),
+            endpoint_nodes: match service.traffic_policy {
+                TrafficPolicy::Cluster => None,
+                TrafficPolicy::Local => Some(serving().filter_map(|endpoint| endpoint.node.as_deref()).collect()),
+            },
+        }
+    }
+
+    /// The most preferred node first, then by rendezvous hash: each address ranks the nodes in another order, so the
+    /// addresses spread, and losing a node moves none but its own.
+    fn rank(&self, n: usize, covers: &[Cover<'_>], anchor: IpAddr) -> (Reverse<u32>, [u8; 32]) {
+        let weight = self.willing(n, covers).map(|(_, weight)| weight).sum();
+        let name = self.nodes.get(n).map_or("", |node| &node.name);
+        (Reverse(weight), rendezvous_hash(name, anchor))
+    }
+
+    /// The advertisements under which a node would announce, each once, with how much they prefer it.
+    fn willing<'a>(&self, n: usize, covers: &'a [Cover<'a>]) -> impl Iterator<Item = (&'a Advertised, u32)> {
+        let mut seen = BTreeSet::new();
+        let willing =
+            covers.iter().filter(move |cover| self.nodes.get(n).is_some_and(|node| cover.objection(n, node).is_none()));
+        willing
+            .flat_map(move |cover| cover.on(n))
+            .filter(move |(advertised, _)| seen.insert(&advertised.advertisement.name))
+    }
+
+    /// The interfaces the advertisements name for a node, unless one of them means all.
+    fn interfaces(&self, n: usize, covers: &[Cover<'_>]) -> Option<Vec<String>> {
+        let mut named = BTreeSet::new();
+        for (advertised, _) in self.willing(n, covers) {
+            let interfaces = &advertised.advertisement.interfaces;
+            if interfaces.is_empty() {
+                return None;
+            }
+            named.extend(interfaces);
+        }
+        Some(named.into_iter().cloned().collect())
+    }
 }
 
 /// A service with the advertisements that cover it and the nodes its endpoints are on.
-struct Cover<'w> {
-    advertisements: Vec<&'w L2Advertisement>,
-    policy: TrafficPolicy,
+struct Cover<'a> {
+    advertisements: Vec<&'a Advertised>,
     has_endpoints: bool,
-    endpoint_nodes: BTreeSet<&'w str>,
+    /// Only of interest under externalTrafficPolicy Local.
+    endpoint_nodes: Option<BTreeSet<&'a str>>,
 }
 
-impl<'w> Cover<'w> {
-    fn new(
-        world: &'w World,
-        service: &Service,
-        (address, pool): (IpAddr, Option<&IpAddressPool>),
-        slices: &SlicesByService<'w>,
-    ) -> Self {
-        let covers = |advertisement: &&L2Advertisement| {
-            selects_pool(advertisement, pool) && selector::any_or_all(&advertisement.service_selectors, &service.labels)
-        };
-        let usable = |endpoint: &&Endpoint| endpoint.ready || endpoint.serving || service.publish_not_ready;
-        let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
-        let endpoints: Vec<&Endpoint> = slices
-            .iter()
-            .filter(|slice| slice.address_type == IpFamily::of(address))
-            .flat_map(|slice| &slice.endpoints)
-            .filter(usable)
-            .collect();
-        Self {
-            advertisements: world
-                .l2_advertisements
-                .values()
-                .map(|advertisement| &**advertisement)
-                .filter(covers)
-                .collect(),
-            policy: service.traffic_policy,
-            has_endpoints: !endpoints.is_empty(),
-            endpoint_nodes: endpoints.iter().filter_map(|endpoint| endpoint.node.as_deref()).collect(),
-        }
-    }
-
-    fn advertisements_on<'s>(&'s self, node: &'s Node) -> impl Iterator<Item = &'w L2Advertisement> + 's {
-        let on_node = |ad: &&L2Advertisement| selector::any_or_all(&ad.node_selectors, &node.labels);
-        self.advertisements.iter().copied().filter(on_node)
+impl<'a> Cover<'a> {
+    /// The advertisements that select a node, with how much they prefer it.
+    fn on(&self, n: usize) -> impl Iterator<Item = (&'a Advertised, u32)> {
+        self.advertisements.iter().filter_map(move |advertised| Some((*advertised, (*advertised.weights.get(n)?)?)))
     }
 
     /// Why this service alone would not have the node announce.
-    fn objection(&self, node: &Node) -> Option<ExclusionReason> {
+    fn objection(&self, n: usize, node: &Voter) -> Option<ExclusionReason> {
         if self.advertisements.is_empty() {
             Some(ExclusionReason::NoAdvertisement)
-        } else if node.network_unavailable {
-            Some(ExclusionReason::NetworkUnavailable)
-        } else if node.labels.contains_key(EXCLUDE_LABEL) {
-            Some(ExclusionReason::ExcludedByLabel)
-        } else if self.advertisements_on(node).next().is_none() {
+        } else if node.objection.is_some() {
+            node.objection
+        } else if self.on(n).next().is_none() {
             Some(ExclusionReason::NodeNotSelected)
         } else if !self.has_endpoints {
             Some(ExclusionReason::NoEndpoints)
-        } else if self.policy == TrafficPolicy::Local && !self.endpoint_nodes.contains(node.name.as_str()) {
+        } else if self.endpoint_nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*node.name)) {
             Some(ExclusionReason::NoLocalEndpoint)
         } else {
             None
         }
     }
+}
+
+/// Why a node announces nothing at all.
+pub(crate) fn objection(node: &Node, world: &World) -> Option<ExclusionReason> {
+    if node.network_unavailable {
+        Some(ExclusionReason::NetworkUnavailable)
+    } else if !world.ignore_exclude_label && node.labels.contains_key(EXCLUDE_LABEL) {
+        Some(ExclusionReason::ExcludedByLabel)
+    } else {
+        None
+    }
+}
+
+/// How much an advertisement prefers a node; `None` when it does not select it.
+fn weight(advertisement: &L2Advertisement, node: &Node) -> Option<u32> {
+    let preferred = advertisement.preferred.iter().filter(|preferred| preferred.preference.matches(&node.labels));
+    selector::any_or_all(&advertisement.node_selectors, &node.labels)
+        .then(|| preferred.map(|preferred| u32::from(preferred.weight)).sum())
 }
 
 /// An advertisement that names no pool is for all pools. So is every advertisement for an address whose pool is not
@@ -205,75 +281,24 @@ fn selects_pool(advertisement: &L2Advertisement, pool: Option<&IpAddressPool>) -
         || advertisement.pool_selectors.iter().any(|selector| selector.matches(&pool.labels))
 }
 
-impl Contest<'_> {
-    fn decide(&self, world: &World, owner: Option<&str>) -> Announcement {
-        let mut able: Vec<&Node> = Vec::new();
-        let mut excluded = Vec::new();
-        for node in world.nodes.values() {
-            match self.objection(node) {
-                Some(reason) => excluded.push(Exclusion { node: node.name.clone(), reason }),
-                None => able.push(node),
-            }
-        }
-        let present = able.iter().copied().find(|node| Some(node.name.as_str()) == owner);
-        let elected = present.or_else(|| able.iter().copied().min_by_key(|node| self.rank(node)));
-        let losers = able.iter().filter(|node| Some(&node.name) != elected.map(|elected| &elected.name));
-        excluded.extend(losers.map(|node| Exclusion { node: node.name.clone(), reason: ExclusionReason::NotElected }));
-        excluded.sort_by(|a, b| a.node.cmp(&b.node));
-        Announcement {
-            address: self.address,
-            protocol: AnnouncementProtocol::L2,
-            nodes: elected.iter().map(|node| node.name.clone()).collect(),
-            excluded,
-            interfaces: elected.and_then(|node| self.interfaces(node)),
-        }
-    }
-
-    /// `None` when at least one service would have the node announce; else the objection that came closest.
-    fn objection(&self, node: &Node) -> Option<ExclusionReason> {
-        let objections: Option<Vec<ExclusionReason>> = self.covers.iter().map(|cover| cover.objection(node)).collect();
-        objections.and_then(|objections| objections.into_iter().max())
-    }
-
-    /// The interfaces the advertisements name for this node, unless one of them means all.
-    fn interfaces(&self, node: &Node) -> Option<Vec<String>> {
-        let advertisements: Vec<_> = self.willing(node).flat_map(|cover| cover.advertisements_on(node)).collect();
-        let all = advertisements.iter().any(|advertisement| advertisement.interfaces.is_empty());
-        let named: BTreeSet<&String> = advertisements.iter().flat_map(|ad| &ad.interfaces).collect();
-        (!all).then(|| named.into_iter().cloned().collect())
-    }
-
-    fn willing<'s>(&'s self, node: &'s Node) -> impl Iterator<Item = &'s Cover<'s>> + 's {
-        self.covers.iter().filter(|cover| cover.objection(node).is_none())
-    }
-
-    /// The most preferred node first, then by rendezvous hash: each address ranks the nodes in another order, so the
-    /// addresses spread, and losing a node moves none but its own.
-    fn rank(&self, node: &Node) -> (std::cmp::Reverse<u32>, [u8; 32]) {
-        let mut seen = BTreeSet::new();
-        let advertisements = self.willing(node).flat_map(|cover| cover.advertisements_on(node));
-        let weight = advertisements
-            .filter(|advertisement| seen.insert(&advertisement.name))
-            .flat_map(|advertisement| &advertisement.preferred)
-            .filter(|preferred| preferred.preference.matches(&node.labels))
-            .map(|preferred| u32::from(preferred.weight))
-            .sum();
-        (std::cmp::Reverse(weight), rendezvous_hash(&node.name, self.address))
-    }
-}
-
-/// Pools the advertisement names that do not exist: perhaps not yet, perhaps a typo.
-fn dangling<'w>(advertisement: &'w L2Advertisement, world: &'w World) -> impl Iterator<Item = Diagnostic> + 'w {
-    let missing = |name: &str| !world.pools.keys().any(|pool| pool.name == name);
-    advertisement.pools.iter().enumerate().filter(move |(_, name)| missing(name)).map(|(n, name)| Diagnostic {
-        severity: Severity::Warning,
-        reason: "pool_not_found",
-        kind: Kind::L2Advertisement,
-        name: advertisement.name.to_string(),
-        field: format!("spec.ipAddressPools[{n}]"),
-        message: format!("pool `{name}` does not exist"),
-        remedy: "create the pool, or correct the name".to_owned(),
-    })
+/// Pools that advertisements name and that do not exist: perhaps not yet, perhaps a typo.
+pub(crate) fn dangling(world: &World) -> Vec<Diagnostic> {
+    let known: BTreeSet<&str> = world.pools.keys().map(|pool| pool.name.as_str()).collect();
+    let missing = |advertisement: &Arc<L2Advertisement>| {
+        let pools = advertisement.pools.iter().enumerate().filter(|(_, name)| !known.contains(name.as_str()));
+        pools
+            .map(|(n, name)| Diagnostic {
+                severity: Severity::Warning,
+                reason: "pool_not_found",
+                kind: Kind::L2Advertisement,
+                name: advertisement.name.to_string(),
+                field: format!("spec.ipAddressPools[{n}]"),
+                message: format!("pool `{name}` does not exist"),
+                remedy: "create the pool, or correct the name".to_owned(),
+            })
+            .collect::<Vec<_>>()
+    };
+    world.l2_advertisements.values().flat_map(missing).collect()
 }
 
 /// SHA-256 of `node#address`: the order MetalLB's speakers elect in, so that a takeover moves no address.

@@ -6,12 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::allocate::Allocation;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::range::IpFamily;
 use crate::world::{
     Affinity, Endpoint, EndpointSlice, Forwarding, Kind, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
-    World,
 };
 
 /// An address, protocol and port clients connect to, with the backends behind it.
@@ -94,7 +92,23 @@ impl BackendState {
     }
 }
 
+/// What tells one frontend from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
 impl Frontend {
+    /// What tells it from others.
+    pub fn key(&self) -> FrontendKey {
+        FrontendKey { address: self.address, port: self.port, protocol: self.protocol }
+    }
+
     /// The backends this node may use: all, or under [`TrafficPolicy::Local`] those it runs itself.
     pub fn for_node(&self, node: &str) -> impl Iterator<Item = &Backend> {
         let anywhere = self.policy == TrafficPolicy::Cluster;
@@ -123,37 +137,21 @@ pub fn eligible<'a>(backends: impl Iterator<Item = &'a Backend>) -> Vec<&'a Back
     }
 }
 
-/// The endpoint slices of each service.
-pub(crate) type SlicesByService<'a> = BTreeMap<ObjectName, Vec<&'a EndpointSlice>>;
-
-pub(crate) fn slices_by_service(world: &World) -> SlicesByService<'_> {
-    let mut slices = SlicesByService::new();
-    for slice in world.endpoint_slices.values() {
-        if let Some(service) = &slice.service {
-            slices.entry(ObjectName::new(&slice.name.namespace, service)).or_default().push(slice);
-        }
-    }
-    slices
-}
-
-/// The frontends of all services that have addresses, by address, port and protocol.
-pub fn frontends(world: &World, allocation: &Allocation, diagnostics: &mut Vec<Diagnostic>) -> Vec<Frontend> {
-    let slices = slices_by_service(world);
+/// The frontends of a service at its addresses. `slices` are those of this service.
+pub(crate) fn of_service(
+    service: &Service,
+    addresses: &[IpAddr],
+    slices: &[&EndpointSlice],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Frontend> {
     let mut frontends = Vec::new();
-    for planned in &allocation.services {
-        let Some(service) = world.services.get(&planned.service()) else { continue };
-        let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
-        for port in &service.ports {
-            if port.protocol == Protocol::Sctp {
-                diagnostics.push(sctp_unsupported(service, port));
-                continue;
-            }
-            for address in &planned.addresses {
-                frontends.push(frontend(service, port, *address, slices));
-            }
+    for port in &service.ports {
+        if port.protocol == Protocol::Sctp {
+            diagnostics.push(sctp_unsupported(service, port));
+            continue;
         }
+        frontends.extend(addresses.iter().map(|address| frontend(service, port, *address, slices)));
     }
-    frontends.sort_by_key(|frontend| (frontend.address, frontend.port, frontend.protocol));
     frontends
 }
 
@@ -213,8 +211,8 @@ mod tests {
     use super::*;
     use crate::memory::Memory;
     use crate::plan;
-    use crate::world::EndpointPort;
     use crate::world::testing::{endpoint, pool, service, slice};
+    use crate::world::{EndpointPort, World};
 
     fn world(service: Service, slices: Vec<EndpointSlice>) -> World {
         let mut world = World::default();
@@ -228,9 +226,9 @@ mod tests {
     }
 
     fn only_frontend(world: &World) -> Frontend {
-        let mut frontends = plan(world, &Memory::default()).frontends;
+        let frontends = plan(world, &Memory::default()).frontends;
         assert_eq!(frontends.len(), 1, "{frontends:?}");
-        frontends.remove(0)
+        Frontend::clone(frontends.values().next().unwrap())
     }
 
     fn shown(backends: &[&Backend]) -> Vec<String> {
@@ -325,6 +323,6 @@ mod tests {
         web.ports[0].protocol = Protocol::Sctp;
         let plan = plan(&world(web, vec![]), &Memory::default());
         assert!(plan.frontends.is_empty());
-        assert_eq!(plan.diagnostics[0].reason, "protocol_unsupported");
+        assert_eq!(plan.diagnostics().next().unwrap().reason, "protocol_unsupported");
     }
 }

@@ -13,6 +13,8 @@
 pub mod allocate;
 pub mod diagnostic;
 pub mod elect;
+mod endpoints;
+pub mod event;
 pub mod frontends;
 pub mod maglev;
 pub mod memory;
@@ -22,6 +24,7 @@ pub mod selector;
 pub mod world;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use event::Event;
 pub use memory::Memory;
-pub use plan::{Plan, plan};
+pub use plan::{Plan, Planner, plan};
 pub use world::World;

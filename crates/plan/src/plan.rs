@@ -1,24 +1,41 @@
-//! The Plan: all decisions together.
+//! The Plan: all decisions together, and how they follow the World from one version to the next.
 
-use crate::allocate::{self, ServicePlan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use crate::allocate::{self, Allocation, Reallocated, ServicePlan};
 use crate::diagnostic::Diagnostic;
-use crate::elect::{self, Announcement};
-use crate::frontends::{self, Frontend};
+use crate::elect::{self, Announcement, AnnouncementProtocol, Electorate, Sharer};
+use crate::endpoints::SliceIndex;
+use crate::event::Event;
+use crate::frontends::{self, Frontend, FrontendKey};
 use crate::memory::Memory;
-use crate::world::World;
+use crate::world::{ObjectName, Service, World};
 
-/// What is to be carried out. Every list is sorted, so equal Worlds give equal Plans.
+/// What is to be carried out. Its maps are persistent: a copy shares everything with its original, and what differs
+/// between two Plans is found without looking at the rest. Equal Worlds and Memories give equal Plans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Every load balancer service of ours with its addresses, or the reason why it has none; by name.
-    pub services: Vec<ServicePlan>,
-    /// Every allocated address with its announcers, and the reason why the other nodes are none; by address.
-    pub announcements: Vec<Announcement>,
-    /// Every frontend with its backends; by address, port and protocol.
-    pub frontends: Vec<Frontend>,
-    /// What is wrong, or worth knowing, about the objects taken together.
-    pub diagnostics: Vec<Diagnostic>,
+    /// Every load balancer service of ours with its addresses, or the reason why it has none.
+    pub services: OrdMap<ObjectName, Arc<ServicePlan>>,
+    /// Every allocated address with its announcers, and the reason why the other nodes are none.
+    pub announcements: OrdMap<(IpAddr, AnnouncementProtocol), Arc<Announcement>>,
+    /// Every frontend with its backends.
+    pub frontends: OrdMap<FrontendKey, Arc<Frontend>>,
+    findings: OrdMap<(Stage, ObjectName), Arc<[Diagnostic]>>,
     memory: Memory,
+}
+
+/// Where a finding comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    World,
+    Allocate,
+    Frontends,
 }
 
 impl Plan {
@@ -26,18 +43,221 @@ impl Plan {
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
+
+    /// What is wrong, or worth knowing, about the objects taken together.
+    pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.findings.values().flat_map(|findings| findings.iter())
+    }
+
+    fn set_findings(&mut self, stage: Stage, name: &ObjectName, findings: Vec<Diagnostic>) {
+        if findings.is_empty() && self.findings.is_empty() {
+            return;
+        }
+        let key = (stage, name.clone());
+        if findings.is_empty() {
+            self.findings.remove(&key);
+        } else {
+            self.findings.insert(key, findings.into());
+        }
+    }
 }
 
 /// Decide everything.
 pub fn plan(world: &World, memory: &Memory) -> Plan {
-    let mut diagnostics = Vec::new();
-    let allocation = allocate::allocate(world, &memory.allocations, &mut diagnostics);
-    let announcements = elect::elect(world, &allocation, &memory.owners, &mut diagnostics);
-    let frontends = frontends::frontends(world, &allocation, &mut diagnostics);
-    let memory = Memory {
-        allocations: allocation.held(),
-        owners: elect::owners(&announcements, &memory.owners),
-        ..Memory::default()
-    };
-    Plan { services: allocation.services, announcements, frontends, diagnostics, memory }
+    let mut planner = Planner::new(memory.clone());
+    planner.update(world);
+    planner.plan
 }
+
+/// Plans one World after another, each time deciding anew only what hangs on the difference. The result is always the
+/// one [`plan`] gives for the same World and the Memory of the Plan before.
+#[derive(Debug)]
+pub struct Planner {
+    /// The World of the present Plan; `None` before the first.
+    world: Option<World>,
+    slices: SliceIndex,
+    allocation: Allocation,
+    electorate: Electorate,
+    /// The frontends of each service.
+    frontends_of: BTreeMap<ObjectName, Vec<FrontendKey>>,
+    plan: Plan,
+}
+
+/// What has to be decided anew.
+#[derive(Debug, Default)]
+struct Difference {
+    /// Which service gets which address, for all of them: the pools, or what they depend on, changed.
+    allocation: bool,
+    /// Who announces, for all addresses.
+    election: bool,
+    /// The services that ask for something else than before.
+    requests: BTreeSet<ObjectName>,
+    /// The services that changed in any way, or their endpoints.
+    services: BTreeSet<ObjectName>,
+}
+
+impl Planner {
+    /// No World yet.
+    pub fn new(memory: Memory) -> Self {
+        Self {
+            world: None,
+            slices: SliceIndex::default(),
+            allocation: Allocation::new(memory.allocations.clone()),
+            electorate: Electorate::default(),
+            frontends_of: BTreeMap::new(),
+            plan: Plan { memory, ..Plan::default() },
+        }
+    }
+
+    /// The Plan for the World last given.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Follow the World to its next version. Returns what happened to services on the way.
+    pub fn update(&mut self, world: &World) -> Vec<Event> {
+        let before = self.world.take();
+        let mut difference = Difference::between(before.as_ref(), world);
+        difference.services.extend(self.slices.follow(before.as_ref().unwrap_or(&World::default()), world));
+
+        let reallocated = self.allocate(world, &difference);
+        let mut addresses = reallocated.addresses;
+        difference.services.extend(reallocated.services);
+        for service in &difference.services {
+            addresses.extend(self.plan.services.get(service).into_iter().flat_map(|planned| planned.addresses.clone()));
+            self.make_frontends(world, service);
+        }
+        if difference.election {
+            self.electorate = Electorate::new(world);
+            self.plan.set_findings(Stage::World, &ObjectName::new("", "elect"), elect::dangling(world));
+            addresses.extend(self.plan.services.values().flat_map(|planned| planned.addresses.clone()));
+            addresses.extend(self.plan.announcements.keys().map(|(address, _)| *address));
+            addresses.extend(self.plan.memory.owners.keys());
+        }
+        for address in addresses {
+            self.elect(world, address);
+        }
+        self.world = Some(world.clone());
+        reallocated.events
+    }
+
+    fn allocate(&mut self, world: &World, difference: &Difference) -> Reallocated {
+        let reallocated = if difference.allocation {
+            let (findings, reallocated) = self.allocation.all(world);
+            let others = self.plan.findings.iter().filter(|((stage, _), _)| *stage != Stage::Allocate);
+            self.plan.findings = others.map(|(key, findings)| (key.clone(), Arc::clone(findings))).collect();
+            self.plan.set_findings(Stage::World, &ObjectName::new("", "allocate"), findings);
+            reallocated
+        } else if difference.requests.is_empty() {
+            Reallocated::default()
+        } else {
+            self.allocation.some(world, difference.requests.clone())
+        };
+        for service in &reallocated.services {
+            let findings = reallocated.diagnostics.get(service).cloned().unwrap_or_default();
+            self.plan.set_findings(Stage::Allocate, service, findings);
+        }
+        self.plan.services = self.allocation.services().clone();
+        self.plan.memory.allocations = self.allocation.held().clone();
+        reallocated
+    }
+
+    /// Replace the frontends of a service.
+    fn make_frontends(&mut self, world: &World, name: &ObjectName) {
+        let mut findings = Vec::new();
+        let planned = self.plan.services.get(name).filter(|planned| !planned.addresses.is_empty());
+        let made = match planned.and_then(|planned| Some((planned, world.services.get(name)?))) {
+            Some((planned, service)) => {
+                let slices = self.slices.of(name, world);
+                frontends::of_service(service, &planned.addresses, &slices, &mut findings)
+            }
+            None => Vec::new(),
+        };
+        self.plan.set_findings(Stage::Frontends, name, findings);
+        let keys: Vec<FrontendKey> = made.iter().map(Frontend::key).collect();
+        for gone in self.frontends_of.remove(name).into_iter().flatten().filter(|key| !keys.contains(key)) {
+            // Its next owner may have come first.
+            if self.plan.frontends.get(&gone).is_some_and(|frontend| frontend.service == *name) {
+                self.plan.frontends.remove(&gone);
+            }
+        }
+        for (key, frontend) in keys.iter().zip(made) {
+            if self.plan.frontends.get(key).is_none_or(|known| **known != frontend) {
+                self.plan.frontends.insert(*key, frontend.into());
+            }
+        }
+        if !keys.is_empty() {
+            self.frontends_of.insert(name.clone(), keys);
+        }
+    }
+
+    /// Replace the announcement of an address.
+    fn elect(&mut self, world: &World, address: IpAddr) {
+        let key = (address, AnnouncementProtocol::L2);
+        let sharer = |name: &ObjectName| {
+            Some(Sharer { service: world.services.get(name)?, slices: self.slices.of(name, world) })
+        };
+        let sharers: Vec<Sharer<'_>> = self.allocation.holders(address).filter_map(sharer).collect();
+        let Some(first) = sharers.first() else {
+            self.plan.announcements.remove(&key);
+            if !world.incomplete {
+                self.plan.memory.owners.remove(&address);
+            }
+            return;
+        };
+        let addresses_of =
+            |service: &Service| self.plan.services.get(&service.name).map_or(&[][..], |planned| &planned.addresses);
+        let is_first_of_any = sharers.iter().any(|sharer| addresses_of(sharer.service).first() == Some(&address));
+        let first_of_first = addresses_of(first.service).first().copied();
+        let anchor = first_of_first.filter(|_| !is_first_of_any).unwrap_or(address);
+        let pool = self.allocation.pool(address).map(|pool| &**pool);
+        let owner = self.plan.memory.owners.get(&address).map(|owner| &**owner);
+        let announcement = self.electorate.elect(address, anchor, pool, &sharers, owner);
+        // While nobody can announce, the last owner is remembered.
+        if let Some(elected) = announcement.nodes.first().filter(|elected| Some(&***elected) != owner) {
+            self.plan.memory.owners.insert(address, Arc::clone(elected));
+        }
+        if self.plan.announcements.get(&key).is_none_or(|known| **known != announcement) {
+            self.plan.announcements.insert(key, announcement.into());
+        }
+    }
+}
+
+impl Difference {
+    fn between(before: Option<&World>, now: &World) -> Self {
+        let Some(before) = before else {
+            return Self { allocation: true, election: true, ..Self::default() };
+        };
+        let allocation = !same(&before.pools, &now.pools)
+            || !same(&before.namespaces, &now.namespaces)
+            || before.load_balancer_class != now.load_balancer_class
+            || before.incomplete != now.incomplete;
+        let election = allocation
+            || !same(&before.nodes, &now.nodes)
+            || !same(&before.l2_advertisements, &now.l2_advertisements)
+            || before.ignore_exclude_label != now.ignore_exclude_label;
+        let mut difference = Self { allocation, election, ..Self::default() };
+        for item in before.services.diff(&now.services) {
+            let (name, old, new) = match item {
+                DiffItem::Add(name, new) => (name, None, Some(new)),
+                DiffItem::Update { old: (name, old), new: (_, new) } => (name, Some(old), Some(new)),
+                DiffItem::Remove(name, old) => (name, Some(old), None),
+            };
+            difference.services.insert(name.clone());
+            // What is held for a service that was missing from an incomplete World is up for decision when it returns.
+            let returns = now.incomplete && old.is_none();
+            if returns || !allocate::asks_the_same(old.map(|old| &**old), new.map(|new| &**new)) {
+                difference.requests.insert(name.clone());
+            }
+        }
+        difference
+    }
+}
+
+/// Whether two versions of a map are equal, without looking at what they share.
+fn same<K: Ord, V: PartialEq>(one: &OrdMap<K, V>, other: &OrdMap<K, V>) -> bool {
+    one.diff(other).next().is_none()
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use evenkeel_plan::Memory;
-use evenkeel_plan::memory::VERSION;
+use evenkeel_plan::memory::{OLDEST_VERSION, VERSION};
 
 /// The file's name within the state directory.
 pub const FILE_NAME: &str = "state.json";
@@ -36,7 +36,7 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// The file was written by another version of the program.
-    #[error("{} has version {found}, but this program reads version {VERSION}; use the program that wrote it", path.display())]
+    #[error("{} has version {found}, but this program reads versions {OLDEST_VERSION} to {VERSION}; use the program that wrote it", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -72,8 +72,11 @@ pub fn load(directory: &Path) -> Result<Memory, StateError> {
     let value: serde_json::Value = serde_json::from_slice(&content).map_err(corrupt)?;
     // The version is looked at first: another version may have another shape.
     match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(found) if found != u64::from(VERSION) => Err(StateError::Version { path, found }),
-        _ => serde_json::from_value(value).map_err(corrupt),
+        Some(found) if !(OLDEST_VERSION.into()..=VERSION.into()).contains(&found) => {
+            Err(StateError::Version { path, found })
+        }
+        // What is stored next is of our version.
+        _ => Ok(Memory { version: VERSION, ..serde_json::from_value(value).map_err(corrupt)? }),
     }
 }
 
@@ -102,6 +105,7 @@ pub fn store(directory: &Path, memory: &Memory) -> Result<(), StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evenkeel_plan::memory::Holding;
     use evenkeel_plan::world::ObjectName;
 
     #[test]
@@ -110,8 +114,9 @@ mod tests {
         let below = directory.path().join("not/there/yet");
         assert_eq!(load(&below).unwrap(), Memory::default());
         let mut memory = Memory::default();
-        memory.allocations.insert(ObjectName::new("default", "dns"), vec!["10.0.0.53".parse().unwrap()]);
-        memory.owners.insert("10.0.0.53".parse().unwrap(), "a".to_owned());
+        let holding = Holding { addresses: vec!["10.0.0.53".parse().unwrap()], sharing: None };
+        memory.allocations.insert(ObjectName::new("default", "dns"), holding.into());
+        memory.owners.insert("10.0.0.53".parse().unwrap(), "a".into());
         store(&below, &memory).unwrap();
         assert_eq!(load(&below).unwrap(), memory);
         store(&below, &Memory::default()).unwrap();
@@ -132,6 +137,6 @@ mod tests {
         assert_eq!(reason(""), "state_corrupt");
         assert_eq!(reason("{\"version\":1,\"allocations\":{\"no-slash\":[]}}"), "state_corrupt");
         assert_eq!(reason("[]"), "state_corrupt");
-        assert_eq!(reason("{\"version\":2,\"something\":\"else\"}"), "state_version");
+        assert_eq!(reason("{\"version\":3,\"something\":\"else\"}"), "state_version");
     }
 }

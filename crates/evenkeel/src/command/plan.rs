@@ -56,9 +56,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(node) = &args.node {
         world.nodes.entry(node.clone()).or_insert_with(|| Node::new(node).into());
     }
+    world.incomplete = loaded.diagnostics.iter().any(Diagnostic::is_error);
     let plan = plan(&world, &memory);
     let mut diagnostics = loaded.diagnostics.clone();
-    diagnostics.extend(plan.diagnostics.iter().map(|finding| loaded.locate(finding)));
+    diagnostics.extend(plan.diagnostics().map(|finding| loaded.locate(finding)));
     diagnostics.sort();
 
     let output = match args.output {
@@ -84,9 +85,9 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
 /// The JSON contract: fields may be added, none is renamed or removed.
 #[derive(Serialize)]
 struct Json<'a> {
-    services: &'a [ServicePlan],
-    announcements: &'a [Announcement],
-    frontends: &'a [Frontend],
+    services: Vec<&'a ServicePlan>,
+    announcements: Vec<&'a Announcement>,
+    frontends: Vec<&'a Frontend>,
     diagnostics: Vec<JsonDiagnostic<'a>>,
 }
 
@@ -124,9 +125,9 @@ impl<'a> JsonDiagnostic<'a> {
 
 fn json(plan: &Plan, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
     let json = Json {
-        services: &plan.services,
-        announcements: &plan.announcements,
-        frontends: &plan.frontends,
+        services: plan.services.values().map(|planned| &**planned).collect(),
+        announcements: plan.announcements.values().map(|announcement| &**announcement).collect(),
+        frontends: plan.frontends.values().map(|frontend| &**frontend).collect(),
         diagnostics: diagnostics.iter().map(JsonDiagnostic::of).collect(),
     };
     Ok(serde_json::to_string_pretty(&json)? + "\n")
@@ -171,12 +172,12 @@ fn services(plan: &Plan) -> Vec<Vec<String>> {
         notes.extend(service.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message)));
         vec![service.service().to_string(), addresses, notes.join("; ")]
     };
-    plan.services.iter().map(row).collect()
+    plan.services.values().map(|planned| row(planned)).collect()
 }
 
 fn announcements(plan: &Plan, world: &World) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for announcement in &plan.announcements {
+    for announcement in plan.announcements.values() {
         let by = match (announcement.nodes.as_slice(), &announcement.interfaces) {
             ([], _) if world.nodes.is_empty() => {
                 "by nobody: no node is known (give --node, or Node objects)".to_owned()
@@ -195,7 +196,7 @@ fn announcements(plan: &Plan, world: &World) -> Vec<Vec<String>> {
 
 fn frontends(plan: &Plan) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for frontend in &plan.frontends {
+    for frontend in plan.frontends.values() {
         let mut traits = vec![frontend.service.to_string(), format!("policy {}", frontend.policy)];
         traits.extend(frontend.forwarding.map(|forwarding| format!("forwarding {forwarding}")));
         if let Affinity::ClientIp { timeout } = frontend.affinity {

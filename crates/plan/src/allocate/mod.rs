@@ -3,26 +3,34 @@
 //! The order of the passes is the point: an address that is held is never handed to someone else, whatever the order
 //! in which services are listed.
 //!
-//! 1. What services hold by our own memory, then what their status says, is loaded, where it still fits.
+//! 1. What services hold by our own memory is loaded where it still fits, those first whose terms of sharing are what
+//!    they were; then what the status of those says that could keep nothing.
 //! 2. Services that hold something but now ask for something else move, together, so that two can swap. One whose
 //!    new wish cannot be met keeps what it holds, with the error: a typo in a request does not cost a service the
 //!    address its clients use.
 //! 3. Services that hold nothing and ask for particular addresses or a particular pool are served,
 //! 4. then those that take anything.
+//!
+//! A change concerns the services that changed and those that wait for something better. All others have what they ask
+//! for, so every pass would leave them alone: they are not looked at.
 
 mod pools;
 mod request;
 mod sharing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use serde::Serialize;
 
-use self::pools::Pools;
+use self::pools::{Cursors, Pools};
 use self::request::Request;
-use self::sharing::InUse;
+use self::sharing::{Claim, InUse};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::event::Event;
+use crate::memory::Holding;
 use crate::range::IpFamily;
 use crate::world::{IpAddressPool, Kind, ObjectName, Service, World};
 
@@ -57,8 +65,8 @@ pub struct ServiceError {
     pub message: String,
 }
 
-impl From<AllocateError> for ServiceError {
-    fn from(error: AllocateError) -> Self {
+impl From<&AllocateError> for ServiceError {
+    fn from(error: &AllocateError) -> Self {
         Self { reason: error.reason(), message: error.to_string() }
     }
 }
@@ -94,6 +102,12 @@ pub enum AllocateError {
     /// The requested address is in no pool, or not in the requested one.
     #[error("{0} is not in {1}")]
     AddressNotInPool(IpAddr, String),
+    /// The requested address ends in .0 or .255, which its pool does not hand out.
+    #[error("{0} is left out of pool `{1}` (avoidBuggyIPs)")]
+    AddressLeftOut(IpAddr, String),
+    /// RequireDualStack with an address of one family, or SingleStack with addresses of both.
+    #[error("{0} asked for under ipFamilyPolicy {1}")]
+    PolicyMismatch(&'static str, &'static str),
     /// The requested addresses are from different pools.
     #[error("the requested addresses are not from one pool")]
     SeveralPools,
@@ -117,13 +131,13 @@ impl AllocateError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TwoRequests | Self::TooManyAddresses | Self::SeveralPools => "conflicting_request",
-            Self::FamilyMismatch(..) => "family_mismatch",
+            Self::FamilyMismatch(..) | Self::PolicyMismatch(..) => "family_mismatch",
             Self::NoPool(_) => "no_pool",
             Self::PoolNotFound(_) => "pool_not_found",
             Self::PoolNotAllowed(_) => "pool_not_allowed",
             Self::PoolExhausted(..) => "pool_exhausted",
             Self::FamilyNotInPool(..) => "family_not_in_pool",
-            Self::AddressNotInPool(..) => "address_not_in_pool",
+            Self::AddressNotInPool(..) | Self::AddressLeftOut(..) => "address_not_in_pool",
             Self::AddressInUse(..) => "address_in_use",
             Self::SharingConflict { .. } => "sharing_conflict",
         }
@@ -135,142 +149,353 @@ impl AllocateError {
             Self::TwoRequests => Some("keep only the annotation metallb.io/loadBalancerIPs"),
             Self::TooManyAddresses => Some("request one IPv4 and one IPv6 address at most"),
             Self::FamilyMismatch(..) => Some("request an address of one of spec.ipFamilies, or change those"),
+            Self::PolicyMismatch(..) => Some("request as many addresses as spec.ipFamilyPolicy allows, or change that"),
             _ => None,
         }
     }
 }
 
-/// The addresses of all services, and the pools they are from.
-#[derive(Clone, Debug, Default)]
-pub struct Allocation<'w> {
-    /// The services, by name.
-    pub services: Vec<ServicePlan>,
-    /// The pool of each allocated address; none for those kept while no pool is known at all.
-    pub(crate) pools: BTreeMap<IpAddr, &'w IpAddressPool>,
+/// The addresses of all services.
+#[derive(Debug, Default)]
+pub(crate) struct Allocation {
+    pools: Pools,
+    cursors: Cursors,
+    in_use: InUse,
+    /// What each service holds: the memory.
+    held: OrdMap<ObjectName, Arc<Holding>>,
+    services: OrdMap<ObjectName, Arc<ServicePlan>>,
+    /// Services that could get more than they have when others let go.
+    waiting: OrdSet<ObjectName>,
 }
 
-impl Allocation<'_> {
-    /// What to remember for the next [`allocate`].
-    pub fn held(&self) -> BTreeMap<ObjectName, Vec<IpAddr>> {
-        let holders = self.services.iter().filter(|planned| !planned.addresses.is_empty());
-        holders.map(|planned| (planned.service(), planned.addresses.clone())).collect()
+/// What an allocation changed.
+#[derive(Debug, Default)]
+pub(crate) struct Reallocated {
+    /// The services looked at.
+    pub(crate) services: BTreeSet<ObjectName>,
+    /// The addresses they had or have.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What happened to them.
+    pub(crate) events: Vec<Event>,
+    /// Findings about services.
+    pub(crate) diagnostics: BTreeMap<ObjectName, Vec<Diagnostic>>,
+    /// Whether anybody lost an address, so that those who wait may have another chance.
+    released: bool,
+}
+
+impl Reallocated {
+    /// What followed.
+    fn append(&mut self, mut next: Self) {
+        self.diagnostics.retain(|name, _| !next.services.contains(name));
+        self.diagnostics.append(&mut next.diagnostics);
+        self.services.append(&mut next.services);
+        self.addresses.append(&mut next.addresses);
+        self.events.append(&mut next.events);
+        self.released = next.released;
     }
 }
 
-/// Give every load balancer service its addresses. `held` is what [`Allocation::held`] returned last time.
-pub fn allocate<'w>(
-    world: &'w World,
-    held: &BTreeMap<ObjectName, Vec<IpAddr>>,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Allocation<'w> {
-    let mut allocator =
-        Allocator { world, pools: Pools::new(world, diagnostics), in_use: InUse::default(), held: InUse::default() };
-    let mut candidates = candidates(world, diagnostics);
-
-    for candidate in &mut candidates {
-        if let Some(addresses) = held.get(&candidate.service.name) {
-            allocator.keep(candidate, addresses);
-        }
-    }
-    for candidate in &mut candidates {
-        if !held.contains_key(&candidate.service.name) {
-            allocator.keep(candidate, &candidate.service.status_addresses);
-        }
-    }
-    allocator.relocate(&mut candidates);
-    for candidate in candidates.iter_mut().filter(|candidate| candidate.request.is_particular()) {
-        allocator.serve(candidate);
-    }
-    for candidate in candidates.iter_mut().filter(|candidate| !candidate.request.is_particular()) {
-        allocator.serve(candidate);
+impl Allocation {
+    /// Nothing allocated yet; `held` is what services have been given before.
+    pub(crate) fn new(held: OrdMap<ObjectName, Arc<Holding>>) -> Self {
+        Self { held, ..Self::default() }
     }
 
-    let services: Vec<ServicePlan> = candidates.into_iter().map(|candidate| allocator.planned(candidate)).collect();
-    let addresses = services.iter().flat_map(|planned| &planned.addresses);
-    let pools = addresses.filter_map(|address| Some((*address, allocator.pools.of_held(&[*address])?))).collect();
-    Allocation { services, pools }
+    /// The load balancer services of our class, by name.
+    pub(crate) fn services(&self) -> &OrdMap<ObjectName, Arc<ServicePlan>> {
+        &self.services
+    }
+
+    /// What each service holds.
+    pub(crate) fn held(&self) -> &OrdMap<ObjectName, Arc<Holding>> {
+        &self.held
+    }
+
+    /// The services that have an address, by name.
+    pub(crate) fn holders(&self, address: IpAddr) -> impl Iterator<Item = &ObjectName> {
+        self.in_use.holders(address)
+    }
+
+    /// The pool an allocated address is from; `None` for those kept while no pool is known that has them.
+    pub(crate) fn pool(&self, address: IpAddr) -> Option<&Arc<IpAddressPool>> {
+        self.pools.of_held(&[address])
+    }
+
+    /// Allocate anew, with these pools. Returns the findings about the pools too.
+    pub(crate) fn all(&mut self, world: &World) -> (Vec<Diagnostic>, Reallocated) {
+        let mut findings = Vec::new();
+        self.pools = Pools::new(world, &mut findings);
+        self.cursors = Cursors::default();
+        self.in_use = InUse::default();
+        let mut names: BTreeSet<ObjectName> = self.services.keys().chain(self.held.keys()).cloned().collect();
+        names.extend(
+            world.services.iter().filter(|(_, service)| service.is_load_balancer).map(|(name, _)| name.clone()),
+        );
+        self.services = OrdMap::new();
+        self.waiting = OrdSet::new();
+        if world.incomplete {
+            let absent = self.held.iter().filter(|(name, _)| !world.services.contains_key(*name));
+            for (name, holding) in absent {
+                let claim = Arc::new(Claim { service: name.clone(), sharing: holding.sharing.clone() });
+                holding.addresses.iter().for_each(|address| self.in_use.insert(*address, &claim));
+            }
+        }
+        let reallocated = self.reallocate(world, names);
+        (findings, self.settle(world, reallocated))
+    }
+
+    /// Allocate for the services that changed, or are gone.
+    pub(crate) fn some(&mut self, world: &World, changed: BTreeSet<ObjectName>) -> Reallocated {
+        let reallocated = self.again(world, changed);
+        self.settle(world, reallocated)
+    }
+
+    /// Give those who wait another chance for as long as anybody lets go of something. It ends, because whoever let go
+    /// either has what it asks for or holds nothing more.
+    fn settle(&mut self, world: &World, mut reallocated: Reallocated) -> Reallocated {
+        while reallocated.released && !self.waiting.is_empty() {
+            let next = self.again(world, BTreeSet::new());
+            reallocated.append(next);
+        }
+        reallocated
+    }
+
+    /// Allocate for these services and those who wait, of which the claims are taken back first.
+    fn again(&mut self, world: &World, mut names: BTreeSet<ObjectName>) -> Reallocated {
+        names.extend(self.waiting.iter().cloned());
+        let mut addresses = BTreeSet::new();
+        for name in &names {
+            self.services.remove(name);
+            self.waiting.remove(name);
+            // In an incomplete World what is missing keeps what it has.
+            let keeps = world.incomplete && !world.services.contains_key(name);
+            for address in self.held.get(name).iter().flat_map(|holding| &holding.addresses) {
+                addresses.insert(*address);
+                if !keeps
+                    && self.in_use.remove(*address, name)
+                    && let Some(pool) = self.pools.of(*address)
+                {
+                    self.cursors.put_back(pool, *address);
+                }
+            }
+        }
+        let mut reallocated = self.reallocate(world, names);
+        reallocated.addresses.append(&mut addresses);
+        reallocated
+    }
+
+    /// The passes, for services that have no claims yet.
+    fn reallocate(&mut self, world: &World, names: BTreeSet<ObjectName>) -> Reallocated {
+        let mut done = Reallocated::default();
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        for name in &names {
+            let service = world.services.get(name).filter(|service| service.is_load_balancer);
+            match service.filter(|service| service.load_balancer_class == world.load_balancer_class) {
+                Some(service) => candidates.push(Candidate::new(service, &mut done.diagnostics)),
+                None => {
+                    let finding = service.map(|service| other_class(service, world.load_balancer_class.as_ref()));
+                    done.diagnostics.extend(finding.map(|finding| (name.clone(), vec![finding])));
+                }
+            }
+        }
+        Passes {
+            world,
+            pools: &self.pools,
+            cursors: &mut self.cursors,
+            held: self.in_use.clone(),
+            in_use: &mut self.in_use,
+        }
+        .run(&mut candidates, &self.held);
+
+        let mut planned: BTreeMap<&ObjectName, Candidate<'_>> =
+            candidates.into_iter().map(|candidate| (&candidate.service.name, candidate)).collect();
+        for name in &names {
+            match planned.remove(name) {
+                Some(candidate) => self.record(candidate, &mut done),
+                None if world.incomplete && !world.services.contains_key(name) => {}
+                None => done.released |= self.held.remove(name).is_some(),
+            }
+        }
+        done.services = names;
+        done
+    }
+
+    fn record(&mut self, candidate: Candidate<'_>, done: &mut Reallocated) {
+        let Candidate { service, claim, addresses, refused, .. } = &candidate;
+        let name = &service.name;
+        let held = self.held.get(name).map(|holding| &holding.addresses);
+        done.released |= held.is_some_and(|held| held.iter().any(|address| !addresses.contains(address)));
+        let before = held.unwrap_or(&service.status_addresses);
+        done.events.extend(Event::of_change(name, before, addresses, refused.as_ref().map(ServiceError::from)));
+        done.addresses.extend(addresses);
+        if addresses.is_empty() {
+            self.held.remove(name);
+        } else {
+            let holding = Holding { addresses: addresses.clone(), sharing: claim.sharing.clone() };
+            if self.held.get(name).is_none_or(|held| **held != holding) {
+                self.held.insert(name.clone(), holding.into());
+            }
+        }
+        if candidate.waits() {
+            self.waiting.insert(name.clone());
+        }
+        let pool = self.pools.of_held(addresses).map(|pool| pool.name.name.clone());
+        let planned = ServicePlan {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            addresses: candidate.addresses,
+            pool,
+            error: candidate.error.as_ref().map(ServiceError::from),
+        };
+        self.services.insert(name.clone(), planned.into());
+    }
+}
+
+/// Whether a service in two versions asks for the same, so that its addresses need no second thought.
+pub(crate) fn asks_the_same(before: Option<&Service>, now: Option<&Service>) -> bool {
+    let is_balancer = |service: &&Service| service.is_load_balancer;
+    match (before.filter(is_balancer), now.filter(is_balancer)) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
+            a.load_balancer_class == b.load_balancer_class
+                && a.labels == b.labels
+                && a.ip_families == b.ip_families
+                && a.ip_family_policy == b.ip_family_policy
+                && a.requested == b.requested
+                && a.sharing_key == b.sharing_key
+                && a.traffic_policy == b.traffic_policy
+                && a.ports == b.ports
+                && a.selector == b.selector
+                && a.status_addresses == b.status_addresses
+        }
+        _ => false,
+    }
 }
 
 /// A service on its way through the passes.
 struct Candidate<'w> {
     service: &'w Service,
+    claim: Arc<Claim>,
     request: Request<'w>,
     addresses: Vec<IpAddr>,
     /// What it holds but no longer asks for.
     previous: Vec<IpAddr>,
+    /// Why it could not keep what it held.
+    refused: Option<AllocateError>,
+    /// Why it does not get what it asks for.
     error: Option<AllocateError>,
 }
 
-/// The load balancer services of our class, by name.
-fn candidates<'w>(world: &'w World, diagnostics: &mut Vec<Diagnostic>) -> Vec<Candidate<'w>> {
-    let mut candidates = Vec::new();
-    for service in world.services.values().filter(|service| service.is_load_balancer) {
-        if service.load_balancer_class != world.load_balancer_class {
-            diagnostics.push(other_class(service));
-            continue;
-        }
+impl<'w> Candidate<'w> {
+    fn new(service: &'w Service, diagnostics: &mut BTreeMap<ObjectName, Vec<Diagnostic>>) -> Self {
         let (request, error) = match Request::of(service) {
             Ok(request) => (request, None),
-            Err(error) => (Request::anything(), Some(error)),
+            Err(error) => (Request::anything(service), Some(error)),
         };
         if let Some((error, remedy)) = error.as_ref().and_then(|error| Some((error, error.remedy()?))) {
-            diagnostics.push(contradiction(service, error, remedy));
+            diagnostics.insert(service.name.clone(), vec![contradiction(service, error, remedy)]);
         }
-        candidates.push(Candidate { service, request, addresses: Vec::new(), previous: Vec::new(), error });
+        let claim = Claim::of(service);
+        Self { service, claim, request, addresses: Vec::new(), previous: Vec::new(), refused: None, error }
     }
-    candidates
+
+    /// Whether another service's change could give it something better.
+    fn waits(&self) -> bool {
+        self.error.is_some() || self.request.families.missing(&self.addresses).is_some()
+    }
 }
 
-struct Allocator<'w> {
-    world: &'w World,
-    pools: Pools<'w>,
-    in_use: InUse<'w>,
+/// The passes over some of the services; all others have their claims already.
+struct Passes<'a> {
+    world: &'a World,
+    pools: &'a Pools,
+    cursors: &'a mut Cursors,
+    in_use: &'a mut InUse,
     /// What was loaded, including what its holder no longer asks for: nobody else's claim to it is older.
-    held: InUse<'w>,
+    held: InUse,
 }
 
-impl<'w> Allocator<'w> {
+impl Passes<'_> {
+    fn run(mut self, candidates: &mut [Candidate<'_>], held: &OrdMap<ObjectName, Arc<Holding>>) {
+        let of = |candidate: &Candidate<'_>| held.get(&candidate.service.name);
+        for same_terms in [true, false] {
+            for candidate in candidates.iter_mut() {
+                if let Some(holding) = of(candidate)
+                    && (holding.sharing == candidate.claim.sharing) == same_terms
+                {
+                    self.keep(candidate, &holding.addresses);
+                }
+            }
+        }
+        for candidate in candidates.iter_mut() {
+            if candidate.addresses.is_empty() && candidate.previous.is_empty() {
+                self.keep(candidate, &candidate.service.status_addresses);
+            }
+        }
+        self.relocate(candidates);
+        for particular in [true, false] {
+            for candidate in candidates.iter_mut() {
+                if candidate.request.is_particular() == particular {
+                    self.serve(candidate);
+                }
+            }
+        }
+    }
+
     /// Load what a service holds, as far as it still fits.
-    fn keep(&mut self, candidate: &mut Candidate<'w>, held: &[IpAddr]) {
+    fn keep(&mut self, candidate: &mut Candidate<'_>, held: &[IpAddr]) {
         let kept = candidate.request.families.keep(held);
-        let taken = || kept.iter().any(|address| self.held.conflict(*address, candidate.service).is_some());
-        if kept.is_empty() || !self.permits(candidate.service, &kept) || taken() {
+        if kept.is_empty() {
+            return;
+        }
+        if let Err(error) = self.permits(candidate, &kept) {
+            candidate.refused = Some(error);
             return;
         }
         for address in &kept {
-            self.held.insert(*address, candidate.service);
+            self.held.insert(*address, &candidate.claim);
         }
-        if candidate.request.is_met_by(&kept, &self.pools) {
+        if candidate.request.is_met_by(&kept, self.pools) {
             self.claim(candidate, kept);
         } else {
             candidate.previous = kept;
         }
     }
 
-    /// Whether the pools let the service have these addresses. Without any pool nothing is known to forbid them.
-    fn permits(&self, service: &Service, addresses: &[IpAddr]) -> bool {
-        self.pools.is_empty()
-            || self
-                .pools
-                .of_held(addresses)
-                .is_some_and(|pool| pools::allows(pool, service, self.world) && pools::hands_out(pool, addresses))
+    /// Whether a service may go on having these addresses. Without any pool nothing is known to forbid them, and
+    /// neither while the pool they are from may be one that could not be read.
+    fn permits(&self, candidate: &Candidate<'_>, addresses: &[IpAddr]) -> Result<(), AllocateError> {
+        let unknown = self.world.incomplete && !addresses.iter().any(|address| self.pools.know(*address));
+        if !self.pools.is_empty() && !unknown {
+            let first = addresses.first().copied();
+            match (self.pools.of_held(addresses), first) {
+                (Some(pool), _) => allowed(pool, candidate.service, addresses, self.world)?,
+                (None, Some(first)) => {
+                    let outside = addresses.iter().find(|address| !self.pools.know(**address)).unwrap_or(&first);
+                    return Err(AllocateError::AddressNotInPool(*outside, "any pool".to_owned()));
+                }
+                (None, None) => {}
+            }
+        }
+        match addresses.iter().find_map(|address| self.held.conflict(*address, &candidate.claim)) {
+            Some(conflict) => Err(conflict),
+            None => Ok(()),
+        }
     }
 
     /// Note that the service has these addresses, unless that conflicts with who has them already.
-    fn claim(&mut self, candidate: &mut Candidate<'w>, addresses: Vec<IpAddr>) -> bool {
-        let conflict = addresses.iter().find_map(|address| self.in_use.conflict(*address, candidate.service));
-        if conflict.is_some() {
-            return false;
+    fn claim(&mut self, candidate: &mut Candidate<'_>, addresses: Vec<IpAddr>) {
+        if addresses.iter().any(|address| self.in_use.conflict(*address, &candidate.claim).is_some()) {
+            return;
         }
         for address in &addresses {
-            self.in_use.insert(*address, candidate.service);
+            self.in_use.insert(*address, &candidate.claim);
         }
         candidate.addresses = addresses;
-        true
     }
 
     /// Give the service what it asks for, or note why not.
-    fn serve(&mut self, candidate: &mut Candidate<'w>) {
+    fn serve(&mut self, candidate: &mut Candidate<'_>) {
         if candidate.error.is_some() {
             return;
         }
@@ -279,50 +504,46 @@ impl<'w> Allocator<'w> {
             return;
         }
         match self.choose(candidate) {
-            Ok(addresses) => _ = self.claim(candidate, addresses),
+            Ok(addresses) => self.claim(candidate, addresses),
             Err(error) => candidate.error = Some(error),
         }
     }
 
     /// Add the second family to a service that would rather have both.
-    fn complete(&mut self, candidate: &mut Candidate<'w>) {
-        if !candidate.request.addresses.is_empty() {
-            return;
-        }
+    fn complete(&mut self, candidate: &mut Candidate<'_>) {
         let Some(missing) = candidate.request.families.missing(&candidate.addresses) else { return };
         let Some(pool) = self.pools.of_all(&candidate.addresses) else { return };
-        if let Some(address) = self.pools.free(pool, missing, candidate.service, &self.in_use) {
-            self.in_use.insert(address, candidate.service);
+        if let Some(address) = self.cursors.free(pool, missing, &candidate.claim, self.in_use) {
+            self.in_use.insert(address, &candidate.claim);
             candidate.addresses.push(address);
+            candidate.addresses = candidate.request.families.keep(&candidate.addresses);
         }
     }
 
     /// Move the services that hold one thing and ask for another. Those that turn out to have to stay take their
     /// address back first, and the others try again around them; every round has fewer to move, so it ends.
-    fn relocate(&mut self, candidates: &mut [Candidate<'w>]) {
-        loop {
-            let (pools, in_use) = (self.pools.clone(), self.in_use.clone());
-            let mut must_stay = false;
-            for mover in candidates.iter_mut().filter(|candidate| !candidate.previous.is_empty()) {
-                self.serve(mover);
-                must_stay |= mover.addresses.is_empty();
-            }
-            if !must_stay {
+    fn relocate(&mut self, candidates: &mut [Candidate<'_>]) {
+        let mut movers: Vec<&mut Candidate<'_>> =
+            candidates.iter_mut().filter(|candidate| !candidate.previous.is_empty()).collect();
+        while !movers.is_empty() {
+            let before = (self.cursors.clone(), self.in_use.clone());
+            movers.iter_mut().for_each(|mover| self.serve(mover));
+            let (moved, must_stay): (Vec<_>, Vec<_>) =
+                movers.into_iter().partition(|mover| !mover.addresses.is_empty());
+            if must_stay.is_empty() {
                 return;
             }
-            (self.pools, self.in_use) = (pools, in_use);
-            for mover in candidates.iter_mut().filter(|candidate| !candidate.previous.is_empty()) {
-                if mover.addresses.is_empty() {
-                    let previous = std::mem::take(&mut mover.previous);
-                    self.claim(mover, previous);
-                } else {
-                    mover.addresses.clear();
-                }
+            (*self.cursors, *self.in_use) = before;
+            for stays in must_stay {
+                let previous = std::mem::take(&mut stays.previous);
+                self.claim(stays, previous);
             }
+            movers = moved;
+            movers.iter_mut().for_each(|mover| mover.addresses.clear());
         }
     }
 
-    fn choose(&mut self, candidate: &Candidate<'w>) -> Result<Vec<IpAddr>, AllocateError> {
+    fn choose(&mut self, candidate: &Candidate<'_>) -> Result<Vec<IpAddr>, AllocateError> {
         let (service, request) = (candidate.service, &candidate.request);
         if self.pools.is_empty() {
             return Err(AllocateError::NoPool("there is no usable address pool".to_owned()));
@@ -332,7 +553,7 @@ impl<'w> Allocator<'w> {
             Some(name) => Some(self.pools.named(name).ok_or_else(|| AllocateError::PoolNotFound(name.to_owned()))?),
         };
         if !request.addresses.is_empty() {
-            return self.requested(service, &request.addresses, requested_pool);
+            return self.requested(candidate, requested_pool.map(|pool| &**pool));
         }
         let pools = match requested_pool {
             Some(pool) if !pools::allows(pool, service, self.world) => {
@@ -341,72 +562,65 @@ impl<'w> Allocator<'w> {
             Some(pool) => vec![pool],
             None => self.pools.automatic(service, self.world),
         };
-        self.free(service, request, &pools)
+        self.free(candidate, &pools)
     }
 
-    /// Exactly these addresses.
+    /// Exactly the addresses asked for.
     fn requested(
         &self,
-        service: &Service,
-        addresses: &[IpAddr],
+        candidate: &Candidate<'_>,
         requested_pool: Option<&IpAddressPool>,
     ) -> Result<Vec<IpAddr>, AllocateError> {
+        let addresses = &candidate.request.addresses;
         for address in addresses {
-            let pool = self.pools.of(*address);
-            match (pool, requested_pool) {
+            let found = self.pools.of(*address);
+            match (found, requested_pool) {
                 (None, None) => return Err(AllocateError::AddressNotInPool(*address, "any pool".to_owned())),
                 (found, Some(wanted)) if found.is_none_or(|found| found.name != wanted.name) => {
                     let wanted = format!("pool `{}`", wanted.name.name);
                     return Err(AllocateError::AddressNotInPool(*address, wanted));
                 }
-                (Some(pool), _) if !pools::allows(pool, service, self.world) => {
-                    return Err(AllocateError::PoolNotAllowed(pool.name.name.clone()));
-                }
-                _ => {}
+                (Some(pool), _) => allowed(pool, candidate.service, &[*address], self.world)?,
+                (None, Some(_)) => {}
             }
-            if let Some(conflict) = self.in_use.conflict(*address, service) {
+            if let Some(conflict) = self.in_use.conflict(*address, &candidate.claim) {
                 return Err(conflict);
             }
         }
         match self.pools.of_all(addresses) {
-            Some(_) => Ok(addresses.to_vec()),
+            Some(_) => Ok(addresses.clone()),
             None => Err(AllocateError::SeveralPools),
         }
     }
 
     /// Any free addresses of the families wanted, all from one pool.
-    fn free(
-        &mut self,
-        service: &Service,
-        request: &Request<'_>,
-        pools: &[&'w IpAddressPool],
-    ) -> Result<Vec<IpAddr>, AllocateError> {
-        for families in request.families.choices() {
+    fn free(&mut self, candidate: &Candidate<'_>, pools: &[&Arc<IpAddressPool>]) -> Result<Vec<IpAddr>, AllocateError> {
+        for families in candidate.request.families.choices() {
             for pool in pools {
-                let found: Option<Vec<IpAddr>> =
-                    families.iter().map(|family| self.pools.free(pool, *family, service, &self.in_use)).collect();
+                let mut free = |family: &IpFamily| self.cursors.free(pool, *family, &candidate.claim, self.in_use);
+                let found: Option<Vec<IpAddr>> = families.iter().map(&mut free).collect();
                 if let Some(addresses) = found {
                     return Ok(addresses);
                 }
             }
         }
-        Err(none_free(request, pools))
+        Err(none_free(&candidate.request, pools))
     }
+}
 
-    fn planned(&self, candidate: Candidate<'w>) -> ServicePlan {
-        let pool = self.pools.of_held(&candidate.addresses).map(|pool| pool.name.name.clone());
-        ServicePlan {
-            namespace: candidate.service.name.namespace.clone(),
-            name: candidate.service.name.name.clone(),
-            addresses: candidate.addresses,
-            pool,
-            error: candidate.error.map(ServiceError::from),
-        }
+/// Whether the pool may give the service these addresses, all of which are in it.
+fn allowed(pool: &IpAddressPool, service: &Service, addresses: &[IpAddr], world: &World) -> Result<(), AllocateError> {
+    if !pools::allows(pool, service, world) {
+        return Err(AllocateError::PoolNotAllowed(pool.name.name.clone()));
+    }
+    match addresses.iter().find(|address| !pools::hands_out(pool, **address)) {
+        Some(left_out) => Err(AllocateError::AddressLeftOut(*left_out, pool.name.name.clone())),
+        None => Ok(()),
     }
 }
 
 /// Why none of these pools had what was wanted.
-fn none_free(request: &Request<'_>, pools: &[&IpAddressPool]) -> AllocateError {
+fn none_free(request: &Request<'_>, pools: &[&Arc<IpAddressPool>]) -> AllocateError {
     let names: Vec<String> = pools.iter().map(|pool| format!("`{}`", pool.name.name)).collect();
     let pools_shown = match names.as_slice() {
         [] => {
@@ -426,16 +640,19 @@ fn none_free(request: &Request<'_>, pools: &[&IpAddressPool]) -> AllocateError {
     }
 }
 
-fn other_class(service: &Service) -> Diagnostic {
-    let class = |class: &Option<String>| class.as_ref().map_or("no class".to_owned(), |class| format!("`{class}`"));
+fn other_class(service: &Service, served: Option<&String>) -> Diagnostic {
+    let class = |class: Option<&String>| class.map_or("no class".to_owned(), |class| format!("class `{class}`"));
     Diagnostic {
         severity: Severity::Info,
         reason: "other_load_balancer_class",
         kind: Kind::Service,
         name: service.name.to_string(),
         field: "spec.loadBalancerClass".to_owned(),
-        message: format!("left to another load balancer: its class is {}", class(&service.load_balancer_class)),
-        remedy: "remove spec.loadBalancerClass to have it served here".to_owned(),
+        message: format!("left to another load balancer: it has {}", class(service.load_balancer_class.as_ref())),
+        remedy: match served {
+            None => "remove spec.loadBalancerClass to have it served here".to_owned(),
+            Some(served) => format!("set spec.loadBalancerClass to `{served}` to have it served here"),
+        },
     }
 }
 

@@ -2,78 +2,45 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::sharing::InUse;
+use super::sharing::{Claim, InUse};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::range::{self, IpFamily, IpRange};
 use crate::selector::{self, Labels};
-use crate::world::{IpAddressPool, Kind, ObjectName, Service, World};
+use crate::world::{IpAddressPool, Kind, Service, World};
 
-/// The usable pools, by name.
-#[derive(Clone)]
-pub(super) struct Pools<'w> {
-    usable: Vec<&'w IpAddressPool>,
+/// The pools by name, and where each address belongs.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    usable: BTreeMap<String, Arc<IpAddressPool>>,
+    /// Every range of the usable pools, by its first address. They do not overlap.
+    ranges: BTreeMap<IpAddr, (IpRange, Arc<IpAddressPool>)>,
+    /// The usable pools that serve whoever asks for none, in the order in which they are tried.
+    automatic: Vec<Arc<IpAddressPool>>,
     /// Those that clash with an earlier one: nothing new comes from them, but what is held stays, so that adding a
     /// pool by mistake costs nobody an address.
-    clashing: Vec<&'w IpAddressPool>,
-    /// Every address of the pool and family before this one is in use or not handed out. Addresses are only ever
-    /// taken during an allocation, so a search never has to start over.
-    cursors: BTreeMap<(&'w ObjectName, IpFamily), Cursor>,
+    clashing: Vec<Arc<IpAddressPool>>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Cursor {
-    range: usize,
-    address: Option<IpAddr>,
-}
-
-impl<'w> Pools<'w> {
+impl Pools {
     /// The pools that neither overlap with, nor are named like, an earlier one.
-    pub(super) fn new(world: &'w World, diagnostics: &mut Vec<Diagnostic>) -> Self {
-        let mut sorted: Vec<&IpAddressPool> = world.pools.values().map(|pool| &**pool).collect();
+    pub(super) fn new(world: &World, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let mut sorted: Vec<&Arc<IpAddressPool>> = world.pools.values().collect();
         sorted.sort_by_key(|pool| (&pool.name.name, &pool.name.namespace));
-        let (mut usable, mut clashing): (Vec<&IpAddressPool>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut pools = Self::default();
         for pool in sorted {
-            match usable.iter().find_map(|earlier| clash(earlier, pool)) {
+            match pools.clash(pool) {
                 Some(diagnostic) => {
                     diagnostics.push(diagnostic);
-                    clashing.push(pool);
+                    pools.clashing.push(Arc::clone(pool));
                 }
-                None => usable.push(pool),
+                None => pools.insert(pool),
             }
         }
-        Self { usable, clashing, cursors: BTreeMap::new() }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.usable.is_empty()
-    }
-
-    pub(super) fn named(&self, name: &str) -> Option<&'w IpAddressPool> {
-        self.usable.iter().copied().find(|pool| pool.name.name == name)
-    }
-
-    /// The pool this address is in.
-    pub(super) fn of(&self, address: IpAddr) -> Option<&'w IpAddressPool> {
-        self.usable.iter().copied().find(|pool| pool.ranges.iter().any(|range| range.contains(address)))
-    }
-
-    /// The usable pool all these addresses are in.
-    pub(super) fn of_all(&self, addresses: &[IpAddr]) -> Option<&'w IpAddressPool> {
-        holding(&self.usable, addresses)
-    }
-
-    /// The pool all these addresses were given out from.
-    pub(super) fn of_held(&self, addresses: &[IpAddr]) -> Option<&'w IpAddressPool> {
-        self.of_all(addresses).or_else(|| holding(&self.clashing, addresses))
-    }
-
-    /// The pools for a service that asks for none: those reserved for services like it in order of their priority,
-    /// then those open to all.
-    pub(super) fn automatic(&self, service: &Service, world: &World) -> Vec<&'w IpAddressPool> {
-        let mut pools: Vec<&IpAddressPool> =
-            self.usable.iter().copied().filter(|pool| pool.auto_assign && allows(pool, service, world)).collect();
-        pools.sort_by_key(|pool| match pool.allocation.as_ref().map(|allocation| allocation.priority) {
+        let automatic = pools.usable.values().filter(|pool| pool.auto_assign);
+        pools.automatic = automatic.cloned().collect();
+        pools.automatic.sort_by_key(|pool| match pool.allocation.as_ref().map(|allocation| allocation.priority) {
             Some(0) => (0, u32::MAX),
             Some(priority) => (0, priority),
             None => (1, 0),
@@ -81,20 +48,117 @@ impl<'w> Pools<'w> {
         pools
     }
 
+    fn insert(&mut self, pool: &Arc<IpAddressPool>) {
+        self.usable.insert(pool.name.name.clone(), Arc::clone(pool));
+        for range in &pool.ranges {
+            self.ranges.insert(range.first(), (*range, Arc::clone(pool)));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.usable.is_empty()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<IpAddressPool>> {
+        self.usable.get(name)
+    }
+
+    /// The pool this address is in.
+    pub(super) fn of(&self, address: IpAddr) -> Option<&Arc<IpAddressPool>> {
+        let (_, (range, pool)) = self.ranges.range(..=address).next_back()?;
+        range.contains(address).then_some(pool)
+    }
+
+    /// The usable pool all these addresses are in.
+    pub(super) fn of_all(&self, addresses: &[IpAddr]) -> Option<&Arc<IpAddressPool>> {
+        let (first, others) = addresses.split_first()?;
+        let pool = self.of(*first)?;
+        others.iter().all(|address| self.of(*address).is_some_and(|other| Arc::ptr_eq(pool, other))).then_some(pool)
+    }
+
+    /// The pool all these addresses were given out from.
+    pub(super) fn of_held(&self, addresses: &[IpAddr]) -> Option<&Arc<IpAddressPool>> {
+        let holds_all = |pool: &&Arc<IpAddressPool>| addresses.iter().all(|address| holds(pool, *address));
+        self.of_all(addresses).or_else(|| self.clashing.iter().filter(|_| !addresses.is_empty()).find(holds_all))
+    }
+
+    /// Whether any pool, usable or not, has the address.
+    pub(super) fn know(&self, address: IpAddr) -> bool {
+        self.of_held(&[address]).is_some()
+    }
+
+    /// The pools for a service that asks for none: those reserved for services like it in order of their priority,
+    /// then those open to all.
+    pub(super) fn automatic(&self, service: &Service, world: &World) -> Vec<&Arc<IpAddressPool>> {
+        self.automatic.iter().filter(|pool| allows(pool, service, world)).collect()
+    }
+
+    /// Why `later` cannot be used beside those before it.
+    fn clash(&self, later: &IpAddressPool) -> Option<Diagnostic> {
+        let error = |reason, field: String, message, remedy: &str| Diagnostic {
+            severity: Severity::Error,
+            reason,
+            kind: Kind::IpAddressPool,
+            name: later.name.to_string(),
+            field,
+            message,
+            remedy: remedy.to_owned(),
+        };
+        let name = &later.name.name;
+        if let Some(earlier) = self.usable.get(name) {
+            let message = format!(
+                "pools {} and {} have the same name; services refer to pools by name",
+                earlier.name, later.name
+            );
+            return Some(error("duplicate_pool", "metadata.name".to_owned(), message, "rename one of them"));
+        }
+        for (n, range) in later.ranges.iter().enumerate() {
+            let field = || format!("spec.addresses[{n}]");
+            // The ranges do not overlap each other, so the last one that starts before this ends is the one to fear.
+            if let Some((_, (other, pool))) =
+                self.ranges.range(..=range.last()).next_back().filter(|(_, (other, _))| other.overlaps(range))
+            {
+                let message = format!(
+                    "pool `{name}` ({range}) overlaps pool `{}` ({other}); nothing new is taken from `{name}`",
+                    pool.name.name
+                );
+                return Some(error("pool_overlap", field(), message, "give each address to one pool only"));
+            }
+            if let Some(other) = later.ranges.iter().take(n).find(|other| other.overlaps(range)) {
+                let message = format!("{range} overlaps {other} of the same pool; nothing new is taken from `{name}`");
+                return Some(error("pool_overlap", field(), message, "give each address once"));
+            }
+        }
+        None
+    }
+}
+
+/// Where the search for a free address of each pool and family goes on. A copy is cheap.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cursors(BTreeMap<(String, IpFamily), Cursor>);
+
+/// Every address of the pool and family before this one is in use or not handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Cursor {
+    range: usize,
+    address: Option<IpAddr>,
+}
+
+impl Cursors {
     /// An address of the pool the service can have: one it shares, else the lowest free one.
     pub(super) fn free(
         &mut self,
-        pool: &'w IpAddressPool,
+        pool: &IpAddressPool,
         family: IpFamily,
-        service: &Service,
-        in_use: &InUse<'_>,
+        claim: &Claim,
+        in_use: &InUse,
     ) -> Option<IpAddr> {
-        let here = |address: &IpAddr| IpFamily::of(*address) == family && hands_out(pool, &[*address]);
-        if let Some(shared) = in_use.shareable(service).find(here) {
+        let here = |address: &IpAddr| IpFamily::of(*address) == family && hands_out(pool, *address);
+        if let Some(shared) = in_use.shareable(claim).find(here) {
             return Some(shared);
         }
-        let cursor = self.cursors.entry((&pool.name, family)).or_default();
-        let usable = |address: &IpAddr| !in_use.contains(*address) && hands_out(pool, &[*address]);
+        let cursor = self.0.entry((pool.name.name.clone(), family)).or_default();
+        let usable = |address: &IpAddr| !in_use.contains(*address) && hands_out(pool, *address);
         while let Some(range) = pool.ranges.get(cursor.range) {
             let from = cursor.address.unwrap_or(range.first());
             if range.family() == family
@@ -107,12 +171,14 @@ impl<'w> Pools<'w> {
         }
         None
     }
-}
 
-fn holding<'w>(pools: &[&'w IpAddressPool], addresses: &[IpAddr]) -> Option<&'w IpAddressPool> {
-    let holds = |pool: &IpAddressPool, address: &IpAddr| pool.ranges.iter().any(|range| range.contains(*address));
-    let all = |pool: &&IpAddressPool| addresses.iter().all(|address| holds(pool, address));
-    pools.iter().copied().filter(|_| !addresses.is_empty()).find(all)
+    /// An address of the pool is free again: a search starts there at the latest.
+    pub(super) fn put_back(&mut self, pool: &IpAddressPool, address: IpAddr) {
+        let Some(range) = pool.ranges.iter().position(|range| range.contains(address)) else { return };
+        let there = Cursor { range, address: Some(address) };
+        let cursor = self.0.entry((pool.name.name.clone(), IpFamily::of(address))).or_default();
+        *cursor = there.min(*cursor);
+    }
 }
 
 /// The addresses of a range from `from` on.
@@ -121,11 +187,13 @@ fn addresses(range: &IpRange, from: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::successors(Some(from), |address| range::successor(*address)).take_while(move |address| *address <= last)
 }
 
-/// Whether the pool hands these addresses out: they are in it, and not left out by `avoidBuggyIPs`.
-pub(super) fn hands_out(pool: &IpAddressPool, addresses: &[IpAddr]) -> bool {
-    addresses.iter().all(|address| {
-        pool.ranges.iter().any(|range| range.contains(*address)) && !(pool.avoid_buggy_ips && range::is_buggy(*address))
-    })
+fn holds(pool: &IpAddressPool, address: IpAddr) -> bool {
+    pool.ranges.iter().any(|range| range.contains(address))
+}
+
+/// Whether the pool hands this address out: it is in it, and not left out by `avoidBuggyIPs`.
+pub(super) fn hands_out(pool: &IpAddressPool, address: IpAddr) -> bool {
+    holds(pool, address) && !(pool.avoid_buggy_ips && range::is_buggy(address))
 }
 
 /// Whether the pool's `serviceAllocation` lets this service in.
@@ -138,32 +206,4 @@ pub(super) fn allows(pool: &IpAddressPool, service: &Service, world: &World) -> 
         || allocation.namespaces.contains(&service.name.namespace)
         || allocation.namespace_selectors.iter().any(|selector| selector.matches(labels));
     in_namespace && selector::any_or_all(&allocation.service_selectors, &service.labels)
-}
-
-/// Why `later` cannot be used beside `earlier`.
-fn clash(earlier: &IpAddressPool, later: &IpAddressPool) -> Option<Diagnostic> {
-    let error = |reason, field: String, message, remedy: &str| Diagnostic {
-        severity: Severity::Error,
-        reason,
-        kind: Kind::IpAddressPool,
-        name: later.name.to_string(),
-        field,
-        message,
-        remedy: remedy.to_owned(),
-    };
-    if earlier.name.name == later.name.name {
-        let message =
-            format!("pools {} and {} have the same name; services refer to pools by name", earlier.name, later.name);
-        return Some(error("duplicate_pool", "metadata.name".to_owned(), message, "rename one of them"));
-    }
-    let ranges = later.ranges.iter().enumerate();
-    let mut overlaps = ranges.flat_map(|(n, range)| {
-        earlier.ranges.iter().filter(move |other| range.overlaps(other)).map(move |other| (n, range, other))
-    });
-    let (n, range, other) = overlaps.next()?;
-    let message = format!(
-        "pool `{}` ({range}) overlaps pool `{}` ({other}); nothing new is taken from `{}`",
-        later.name.name, earlier.name.name, later.name.name
-    );
-    Some(error("pool_overlap", format!("spec.addresses[{n}]"), message, "give each address to one pool only"))
 }

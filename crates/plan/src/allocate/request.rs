@@ -27,10 +27,15 @@ impl<'w> Request<'w> {
         };
         let families = match addresses.as_slice() {
             [] => Families::of(service),
-            [one] => Families::Exactly(vec![IpFamily::of(*one)]),
-            [one, two] if IpFamily::of(*one) != IpFamily::of(*two) => {
-                Families::Exactly(vec![IpFamily::of(*one), IpFamily::of(*two)])
+            [_] if service.ip_family_policy == IpFamilyPolicy::RequireDualStack => {
+                return Err(AllocateError::PolicyMismatch("one address is", "RequireDualStack"));
             }
+            [one] => Families::Exactly(vec![IpFamily::of(*one)]),
+            [one, two] if IpFamily::of(*one) == IpFamily::of(*two) => return Err(AllocateError::TooManyAddresses),
+            [_, _] if service.ip_family_policy == IpFamilyPolicy::SingleStack => {
+                return Err(AllocateError::PolicyMismatch("two addresses are", "SingleStack"));
+            }
+            [one, two] => Families::Exactly(vec![IpFamily::of(*one), IpFamily::of(*two)]),
             _ => return Err(AllocateError::TooManyAddresses),
         };
         let permitted = &service.ip_families;
@@ -43,8 +48,8 @@ impl<'w> Request<'w> {
     }
 
     /// The wishes of a service that contradicts itself: whatever it has is as good as anything.
-    pub(super) fn anything() -> Self {
-        Self { addresses: Vec::new(), pool: None, families: Families::Any }
+    pub(super) fn anything(service: &Service) -> Self {
+        Self { addresses: Vec::new(), pool: None, families: Families::of(service) }
     }
 
     /// Whether it asks for particular addresses or a particular pool.
@@ -53,7 +58,7 @@ impl<'w> Request<'w> {
     }
 
     /// Whether these addresses are what it asks for. While no pool is known, no pool is the wrong one.
-    pub(super) fn is_met_by(&self, addresses: &[IpAddr], pools: &Pools<'_>) -> bool {
+    pub(super) fn is_met_by(&self, addresses: &[IpAddr], pools: &Pools) -> bool {
         let same_addresses =
             self.addresses.len() == addresses.len() && self.addresses.iter().all(|address| addresses.contains(address));
         let right_pool = || match self.pool {

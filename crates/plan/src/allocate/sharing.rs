@@ -1,68 +1,97 @@
 //! Who has which address, and who may share one.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
 
 use super::AllocateError;
-use crate::selector::Labels;
-use crate::world::{Service, TrafficPolicy};
+use crate::memory::Sharing;
+use crate::world::{ObjectName, Service};
 
-/// The services that have each address.
-#[derive(Clone, Default)]
-pub(super) struct InUse<'w> {
-    holders: BTreeMap<IpAddr, Vec<&'w Service>>,
-    by_key: BTreeMap<&'w str, BTreeSet<IpAddr>>,
+/// A service's claim to addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) service: ObjectName,
+    /// `None`: it shares with nobody.
+    pub(super) sharing: Option<Sharing>,
 }
 
-impl<'w> InUse<'w> {
-    pub(super) fn insert(&mut self, address: IpAddr, service: &'w Service) {
-        let holders = self.holders.entry(address).or_default();
-        // By name, so that a refusal names the same holder whatever the order in which they came.
-        holders.insert(holders.partition_point(|holder| holder.name < service.name), service);
-        if let Some(key) = &service.sharing_key {
-            self.by_key.entry(key).or_default().insert(address);
+impl Claim {
+    pub(super) fn of(service: &Service) -> Arc<Self> {
+        Arc::new(Self { service: service.name.clone(), sharing: Sharing::of(service) })
+    }
+}
+
+/// The claims to each address. A copy shares everything with its original.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InUse {
+    /// By service name, so that a refusal names the same holder whatever the order in which they came.
+    claims: OrdMap<IpAddr, OrdMap<ObjectName, Arc<Claim>>>,
+    by_key: OrdMap<String, OrdSet<IpAddr>>,
+}
+
+impl InUse {
+    pub(super) fn insert(&mut self, address: IpAddr, claim: &Arc<Claim>) {
+        self.claims.entry(address).or_default().insert(claim.service.clone(), Arc::clone(claim));
+        if let Some(sharing) = &claim.sharing {
+            self.by_key.entry(sharing.key.clone()).or_default().insert(address);
         }
     }
 
+    /// Take a claim out. Returns whether nobody has the address any more.
+    pub(super) fn remove(&mut self, address: IpAddr, service: &ObjectName) -> bool {
+        let Some(claims) = self.claims.get_mut(&address) else { return false };
+        let key = claims.remove(service).and_then(|claim| claim.sharing.as_ref().map(|sharing| sharing.key.clone()));
+        let is_free = claims.is_empty();
+        if is_free {
+            self.claims.remove(&address);
+        }
+        // Whoever shares an address has the key of all others there.
+        if let Some(key) = key.filter(|_| is_free)
+            && let Some(addresses) = self.by_key.get_mut(&key)
+        {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.by_key.remove(&key);
+            }
+        }
+        is_free
+    }
+
     pub(super) fn contains(&self, address: IpAddr) -> bool {
-        self.holders.contains_key(&address)
+        self.claims.contains_key(&address)
     }
 
-    /// The addresses in use under this service's sharing key that it could have as well.
-    pub(super) fn shareable(&self, service: &Service) -> impl Iterator<Item = IpAddr> {
-        let addresses = service.sharing_key.as_deref().and_then(|key| self.by_key.get(key));
-        addresses.into_iter().flatten().copied().filter(|address| self.conflict(*address, service).is_none())
+    /// The services that have an address, by name.
+    pub(super) fn holders(&self, address: IpAddr) -> impl Iterator<Item = &ObjectName> {
+        self.claims.get(&address).into_iter().flat_map(OrdMap::keys)
     }
 
-    /// Why the service cannot have this address.
-    pub(super) fn conflict(&self, address: IpAddr, service: &Service) -> Option<AllocateError> {
-        let holders = self.holders.get(&address)?;
-        holders.iter().find_map(|holder| {
-            let (Some(ours), Some(theirs)) = (&service.sharing_key, &holder.sharing_key) else {
-                return Some(AllocateError::AddressInUse(address, holder.name.clone()));
-            };
-            let conflict = if ours != theirs {
-                "the sharing keys differ"
-            } else if !disjoint_ports(service, holder) {
-                "a port is used by both"
-            } else if backend_key(service) != backend_key(holder) {
-                "under externalTrafficPolicy Local both must select the same pods"
-            } else {
-                return None;
-            };
-            Some(AllocateError::SharingConflict { address, holder: holder.name.clone(), conflict })
-        })
+    /// The addresses in use under this claim's sharing key that it could have as well.
+    pub(super) fn shareable(&self, claim: &Claim) -> impl Iterator<Item = IpAddr> {
+        let addresses = claim.sharing.as_ref().and_then(|sharing| self.by_key.get(&sharing.key));
+        addresses.into_iter().flatten().copied().filter(|address| self.conflict(*address, claim).is_none())
+    }
+
+    /// Why a claim to this address cannot be met.
+    pub(super) fn conflict(&self, address: IpAddr, claim: &Claim) -> Option<AllocateError> {
+        self.claims.get(&address)?.values().find_map(|holder| conflict(address, claim, holder))
     }
 }
 
-fn disjoint_ports(one: &Service, other: &Service) -> bool {
-    one.ports.iter().all(|a| other.ports.iter().all(|b| (a.protocol, a.port) != (b.protocol, b.port)))
-}
-
-/// What decides which nodes can announce for a service: under Local those of its pods, under Cluster all.
-fn backend_key(service: &Service) -> Option<&Labels> {
-    match service.traffic_policy {
-        TrafficPolicy::Cluster => None,
-        TrafficPolicy::Local => Some(&service.selector),
-    }
+fn conflict(address: IpAddr, claim: &Claim, holder: &Claim) -> Option<AllocateError> {
+    let (Some(ours), Some(theirs)) = (&claim.sharing, &holder.sharing) else {
+        return Some(AllocateError::AddressInUse(address, holder.service.clone()));
+    };
+    let conflict = if ours.key != theirs.key {
+        "the sharing keys differ"
+    } else if !ours.ports.is_disjoint(&theirs.ports) {
+        "a port is used by both"
+    } else if ours.backends != theirs.backends {
+        "under externalTrafficPolicy Local both must select the same pods"
+    } else {
+        return None;
+    };
+    Some(AllocateError::SharingConflict { address, holder: holder.service.clone(), conflict })
 }

@@ -4,16 +4,25 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::Memory;
-use crate::plan;
 use crate::selector::LabelSelector;
 use crate::world::testing::{address, labels, pool, service, world};
 use crate::world::{IpFamilyPolicy, Protocol, ServiceAllocation, TrafficPolicy};
+use crate::{Plan, plan};
 
 type Held = BTreeMap<ObjectName, Vec<IpAddr>>;
 
+fn remembering(held: &Held) -> Memory {
+    let holding = |addresses: &Vec<IpAddr>| Arc::new(Holding { addresses: addresses.clone(), sharing: None });
+    let allocations = held.iter().map(|(name, addresses)| (name.clone(), holding(addresses))).collect();
+    Memory { allocations, ..Memory::default() }
+}
+
 fn allocated(world: &World, held: &Held) -> Vec<String> {
-    let mut diagnostics = Vec::new();
-    allocate(world, held, &mut diagnostics).services.iter().map(shown).collect()
+    all_shown(&plan(world, &remembering(held)))
+}
+
+fn all_shown(plan: &Plan) -> Vec<String> {
+    plan.services.values().map(|planned| shown(planned)).collect()
 }
 
 /// `name: addresses (pool) !reason`, what is absent left out.
@@ -70,8 +79,8 @@ fn only_services_of_our_class_are_served() {
     other.load_balancer_class = Some("example.com/lb".to_owned());
     let mut world = world([other, service("plain")], [pool("p", &["10.0.0.1-10.0.0.9"])]);
     let decided = plan(&world, &Memory::default());
-    assert_eq!(decided.services.iter().map(shown).collect::<Vec<_>>(), ["plain: 10.0.0.1 (p)"]);
-    assert_eq!(decided.diagnostics[0].reason, "other_load_balancer_class");
+    assert_eq!(all_shown(&decided), ["plain: 10.0.0.1 (p)"]);
+    assert_eq!(decided.diagnostics().next().unwrap().reason, "other_load_balancer_class");
     world.load_balancer_class = Some("example.com/lb".to_owned());
     assert_eq!(fresh(&world), ["other: 10.0.0.1 (p)"]);
 }
@@ -189,7 +198,7 @@ fn a_contradictory_request_keeps_what_is_held() {
     a.requested.spec_address = Some(address("10.0.0.8"));
     let world = world([a], [pool("p", &["10.0.0.0/24"])]);
     assert_eq!(allocated(&world, &holding(&[("a", "10.0.0.5")])), ["a: 10.0.0.5 (p) !conflicting_request"]);
-    assert_eq!(plan(&world, &Memory::default()).diagnostics[0].severity, Severity::Error);
+    assert_eq!(plan(&world, &Memory::default()).diagnostics().next().unwrap().severity, Severity::Error);
 }
 
 #[test]
@@ -212,7 +221,8 @@ fn sharing_refused_says_what_stands_against_it() {
         other.requested.spec_address = Some(address("10.0.0.1"));
         change(&mut first);
         let world = world([first, other], [pool("p", &["10.0.0.0/24"])]);
-        let error = allocate(&world, &Held::new(), &mut Vec::new()).services[1].error.clone().unwrap();
+        let plan = plan(&world, &Memory::default());
+        let error = plan.services[&ObjectName::new("default", "b")].error.clone().unwrap();
         format!("{}: {}", error.reason, error.message)
     };
     assert_eq!(refused(|_| {}, service("b")), "address_in_use: 10.0.0.1 is in use by default/a");
@@ -291,8 +301,8 @@ fn overlapping_pools_are_reported_and_the_later_is_not_used() {
         [pool("p", &["10.0.0.1-10.0.0.9"]), pool("q", &["10.0.1.0/24", "10.0.0.9-10.0.0.20"])],
     );
     let plan = plan(&world, &Memory::default());
-    assert_eq!(plan.services.iter().map(shown).collect::<Vec<_>>(), ["a:  !pool_not_found", "b: 10.0.0.1 (p)"]);
-    let diagnostic = &plan.diagnostics[0];
+    assert_eq!(all_shown(&plan), ["a:  !pool_not_found", "b: 10.0.0.1 (p)"]);
+    let diagnostic = plan.diagnostics().next().unwrap();
     assert_eq!((diagnostic.severity, diagnostic.reason), (Severity::Error, "pool_overlap"));
     assert_eq!((diagnostic.name.as_str(), diagnostic.field.as_str()), ("metallb-system/q", "spec.addresses[1]"));
     assert!(diagnostic.message.contains("`p`") && diagnostic.message.contains("`q`"), "{}", diagnostic.message);
@@ -345,8 +355,15 @@ fn the_second_family_is_added_to_what_is_held_and_given_up_with_the_policy() {
 #[test]
 fn a_request_for_both_families_gets_both() {
     let both = pool("both", &["10.0.0.0/24", "2001:db8::/64"]);
-    let world = world([wanting("a", "2001:db8::5 10.0.0.5")], [both]);
-    assert_eq!(fresh(&world), ["a: 2001:db8::5 10.0.0.5 (both)"]);
+    let under = |policy, wanted: &str| {
+        let service = Service { ip_family_policy: policy, ..wanting("a", wanted) };
+        fresh(&world([service], [both.clone()])).remove(0)
+    };
+    let two = "2001:db8::5 10.0.0.5";
+    assert_eq!(under(IpFamilyPolicy::RequireDualStack, two), "a: 2001:db8::5 10.0.0.5 (both)");
+    assert_eq!(under(IpFamilyPolicy::PreferDualStack, two), "a: 2001:db8::5 10.0.0.5 (both)");
+    assert_eq!(under(IpFamilyPolicy::SingleStack, two), "a:  !family_mismatch");
+    assert_eq!(under(IpFamilyPolicy::RequireDualStack, "10.0.0.5"), "a:  !family_mismatch");
 }
 
 #[test]
@@ -408,10 +425,10 @@ fn any_held() -> impl Strategy<Value = Held> {
 proptest! {
     #[test]
     fn nobody_has_an_address_twice_or_from_outside_its_pool(world in any_world(), held in any_held()) {
-        let allocation = allocate(&world, &held, &mut Vec::new());
+        let plan = plan(&world, &remembering(&held));
         let mut ports = BTreeSet::new();
         let mut holders: BTreeMap<IpAddr, Vec<&Service>> = BTreeMap::new();
-        for planned in &allocation.services {
+        for planned in plan.services.values() {
             let service = &world.services[&planned.service()];
             prop_assert!(planned.addresses.is_empty() || planned.error.is_none() || held.contains_key(&service.name)
                 || !service.status_addresses.is_empty(), "an error beside an address that was not held: {planned:?}");
@@ -433,31 +450,27 @@ proptest! {
 
     #[test]
     fn what_is_held_and_fits_stays(world in any_world()) {
-        let first = allocate(&world, &Held::new(), &mut Vec::new());
-        let held = first.held();
-        let again = allocate(&world, &held, &mut Vec::new()).held();
-        for (service, addresses) in &held {
-            prop_assert_eq!(again.get(service), Some(addresses), "{}", service);
-        }
+        let first = plan(&world, &Memory::default());
+        let again = plan(&world, first.memory());
+        prop_assert_eq!(&first.memory().allocations, &again.memory().allocations);
     }
 
     #[test]
     fn a_newcomer_takes_nothing_from_anyone(world in any_world(), newcomer in any_service(), first in any::<bool>()) {
         let newcomer = Service { name: ObjectName::new("default", if first { "a" } else { "z" }), ..newcomer };
-        let before = allocate(&world, &Held::new(), &mut Vec::new());
-        let mut larger = world.clone();
-        larger.services.insert(newcomer.name.clone(), newcomer.clone().into());
-        let after = allocate(&larger, &before.held(), &mut Vec::new());
-        let others: Vec<_> = after.services.iter().filter(|planned| planned.name != newcomer.name.name).collect();
-        for (before, after) in before.services.iter().zip(others) {
+        let before = plan(&world, &Memory::default());
+        let mut larger = world;
+        larger.services.insert(newcomer.name.clone(), newcomer.into());
+        let after = plan(&larger, before.memory());
+        for (name, before) in &before.services {
+            let after = &after.services[name];
             prop_assert!(before.addresses.is_empty() || before.addresses == after.addresses, "{before:?} {after:?}");
         }
     }
 
     #[test]
     fn the_same_world_is_the_same_plan(world in any_world(), held in any_held()) {
-        let memory = Memory { allocations: held, ..Memory::default() };
         let copy = world.clone();
-        prop_assert_eq!(plan(&world, &memory), plan(&copy, &memory));
+        prop_assert_eq!(plan(&world, &remembering(&held)), plan(&copy, &remembering(&held)));
     }
 }

@@ -173,6 +173,10 @@ pub type Objects<T> = OrdMap<ObjectName, Arc<T>>;
 pub struct World {
     /// The `spec.loadBalancerClass` served. `None`: services that name no class.
     pub load_balancer_class: Option<String>,
+    /// A node's label `node.kubernetes.io/exclude-from-external-load-balancers` makes no difference.
+    pub ignore_exclude_label: bool,
+    /// Some objects could not be read: what is missing may exist all the same, so nothing is concluded from absence.
+    pub incomplete: bool,
     /// All services, also those that are not load balancers.
     pub services: Objects<Service>,
     /// All endpoint slices.

@@ -233,7 +233,7 @@ pub(super) fn endpoint_slice(
     let types = [("IPv4", Some(IpFamily::V4)), ("IPv6", Some(IpFamily::V6)), ("FQDN", None)];
     let type_field = fields.require(reader, "addressType")?;
     let mut slice = EndpointSlice {
-        name: name,
+        name,
         service: labels.remove(SERVICE_LABEL).filter(|service| !service.is_empty()),
         address_type: IpFamily::V4,
         ports: Vec::new(),
