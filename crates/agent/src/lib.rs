@@ -28,6 +28,10 @@ pub struct Config {
     pub node: String,
     /// Names of the interfaces to attach to. VIPs are announced there.
     pub interfaces: Vec<String>,
+    /// The `spec.loadBalancerClass` served. `None`: services that name no class.
+    pub load_balancer_class: Option<String>,
+    /// Announce from nodes too that a label excludes from external load balancers.
+    pub ignore_exclude_label: bool,
     /// Where the memory is kept between runs.
     pub state_directory: PathBuf,
     /// The admin socket.

@@ -236,6 +236,8 @@ impl NodeAgent {
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
         world.incomplete = !self.complete;
+        world.load_balancer_class.clone_from(&self.config.load_balancer_class);
+        world.ignore_exclude_label = self.config.ignore_exclude_label;
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
         self.planner.update(&world).iter().for_each(tell_event);
         let plan = self.planner.plan().clone();

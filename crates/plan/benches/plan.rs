@@ -24,30 +24,42 @@ fn main() {
     let mut planner = Planner::new(Memory::default());
     planner.update(&world);
     let mut n = 0;
-    report("  one endpoint becomes unready, or ready again", || (), |()| {
-        let name = service_name(n % 5_000);
-        let mut slice = EndpointSlice::clone(&world.endpoint_slices[&name]);
-        slice.endpoints[0].ready = !slice.endpoints[0].ready;
-        world.insert(name, Object::EndpointSlice(slice.into()));
-        n += 7;
-        planner.update(&world)
-    });
-    report("  one service asks for another address", || (), |()| {
-        let name = service_name(n % 5_000);
-        let mut service = Service::clone(&world.services[&name]);
-        service.requested.spec_address = Some(Ipv4Addr::from_bits(0x0a00_0000 + 60_000 + n).into());
-        world.insert(name, Object::Service(service.into()));
-        n += 7;
-        planner.update(&world)
-    });
-    report("  one node comes or goes", || (), |()| {
-        n += 1;
-        match n % 2 {
-            0 => _ = world.nodes.remove("node-0"),
-            _ => _ = world.nodes.insert("node-0".to_owned(), Node::new("node-0").into()),
-        }
-        planner.update(&world)
-    });
+    report(
+        "  one endpoint becomes unready, or ready again",
+        || (),
+        |()| {
+            let name = service_name(n % 5_000);
+            let mut slice = EndpointSlice::clone(&world.endpoint_slices[&name]);
+            slice.endpoints[0].ready = !slice.endpoints[0].ready;
+            world.insert(name, Object::EndpointSlice(slice.into()));
+            n += 7;
+            planner.update(&world)
+        },
+    );
+    report(
+        "  one service asks for another address",
+        || (),
+        |()| {
+            let name = service_name(n % 5_000);
+            let mut service = Service::clone(&world.services[&name]);
+            service.requested.spec_address = Some(Ipv4Addr::from_bits(0x0a00_0000 + 60_000 + n).into());
+            world.insert(name, Object::Service(service.into()));
+            n += 7;
+            planner.update(&world)
+        },
+    );
+    report(
+        "  one node comes or goes",
+        || (),
+        |()| {
+            n += 1;
+            match n % 2 {
+                0 => _ = world.nodes.remove("node-0"),
+                _ => _ = world.nodes.insert("node-0".to_owned(), Node::new("node-0").into()),
+            }
+            planner.update(&world)
+        },
+    );
 
     let world = self::world(5_000, 10, 500);
     report("5,000 services, 50,000 endpoints, 500 nodes: from scratch", || (), |()| plan(&world, &Memory::default()));
@@ -58,11 +70,15 @@ fn main() {
     report("100,000 services allocate, elect and get frontends", || (), |()| plan(&world, &Memory::default()));
     let mut planner = Planner::new(Memory::default());
     planner.update(&world);
-    report("  one more comes", || (), |()| {
-        n += 1;
-        world.insert(service_name(200_000 + n), Object::Service(service(200_000 + n).into()));
-        planner.update(&world)
-    });
+    report(
+        "  one more comes",
+        || (),
+        |()| {
+            n += 1;
+            world.insert(service_name(200_000 + n), Object::Service(service(200_000 + n).into()));
+            planner.update(&world)
+        },
+    );
 }
 
 fn report<S, R>(what: &str, mut prepare: impl FnMut() -> S, mut measured: impl FnMut(S) -> R) {

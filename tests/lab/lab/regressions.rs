@@ -267,6 +267,8 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
     let lab = Standard::with_backends(sandbox, 0)?;
     let directory = tempfile::tempdir()?;
     let config = evenkeel_agent::Config {
+        load_balancer_class: None,
+        ignore_exclude_label: false,
         node: "outlives".to_owned(),
         interfaces: vec![UPLINK.to_owned()],
         state_directory: directory.path().join("state"),

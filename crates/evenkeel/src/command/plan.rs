@@ -15,6 +15,8 @@ use evenkeel_plan::{Memory, Plan, World, plan};
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
 
+use super::run::ScopeArgs;
+
 /// Print what `run` would do with these manifests.
 ///
 /// Exits with 0 when the manifests are valid, and with 2 when there is an error in them; what can be planned is
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// A node that may announce, besides those the manifests define
     #[arg(long, value_name = "NAME", env = "EVENKEEL_NODE")]
     node: Option<String>,
+
+    #[command(flatten)]
+    scope: ScopeArgs,
 
     /// How to print the plan
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -56,6 +61,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(node) = &args.node {
         world.nodes.entry(node.clone()).or_insert_with(|| Node::new(node).into());
     }
+    world.load_balancer_class.clone_from(&args.scope.lb_class);
+    world.ignore_exclude_label = args.scope.ignore_exclude_lb;
     world.incomplete = loaded.diagnostics.iter().any(Diagnostic::is_error);
     let plan = plan(&world, &memory);
     let mut diagnostics = loaded.diagnostics.clone();

@@ -26,6 +26,8 @@ pub(crate) struct Args {
     directories: Vec<PathBuf>,
     #[command(flatten)]
     node: NodeArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
     /// Interfaces to attach to; VIPs are announced there
     ///
     /// Give the uplink. With `direct` forwarding, give the interface towards the backends as well: replies then take the
@@ -47,6 +49,17 @@ pub(crate) struct Args {
     /// On SIGTERM withdraw, detach and remove everything, instead of leaving the data path up
     #[arg(long, env = "EVENKEEL_DETACH")]
     detach: bool,
+}
+
+/// What is served: shared by the commands that plan.
+#[derive(clap::Args)]
+pub(crate) struct ScopeArgs {
+    /// Serve the services of this spec.loadBalancerClass only [default: those that name none]
+    #[arg(long, env = "EVENKEEL_LB_CLASS", value_name = "CLASS")]
+    pub(crate) lb_class: Option<String>,
+    /// Announce from nodes too that carry the label node.kubernetes.io/exclude-from-external-load-balancers
+    #[arg(long, env = "EVENKEEL_IGNORE_EXCLUDE_LB")]
+    pub(crate) ignore_exclude_lb: bool,
 }
 
 /// Which node, and its admin socket: shared by the commands that concern one.
@@ -124,6 +137,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let admin_socket = args.node.socket()?;
     let config = Config {
         interfaces: args.interfaces.clone(),
+        load_balancer_class: args.scope.lb_class.clone(),
+        ignore_exclude_label: args.scope.ignore_exclude_lb,
         state_directory,
         admin_socket,
         hook: match args.hook {

@@ -90,6 +90,9 @@ pub enum AllocateError {
     /// The requested pool does not exist.
     #[error("pool `{0}` does not exist")]
     PoolNotFound(String),
+    /// The requested pool clashes with another one.
+    #[error("pool `{0}` clashes with another pool, so nothing is taken from it")]
+    PoolUnusable(String),
     /// The requested pool is reserved for other services.
     #[error("pool `{0}` is reserved for other services (serviceAllocation)")]
     PoolNotAllowed(String),
@@ -134,6 +137,7 @@ impl AllocateError {
             Self::FamilyMismatch(..) | Self::PolicyMismatch(..) => "family_mismatch",
             Self::NoPool(_) => "no_pool",
             Self::PoolNotFound(_) => "pool_not_found",
+            Self::PoolUnusable(_) => "pool_unusable",
             Self::PoolNotAllowed(_) => "pool_not_allowed",
             Self::PoolExhausted(..) => "pool_exhausted",
             Self::FamilyNotInPool(..) => "family_not_in_pool",
@@ -550,7 +554,7 @@ impl Passes<'_> {
         }
         let requested_pool = match request.pool {
             None => None,
-            Some(name) => Some(self.pools.named(name).ok_or_else(|| AllocateError::PoolNotFound(name.to_owned()))?),
+            Some(name) => Some(self.pools.named(name)?),
         };
         if !request.addresses.is_empty() {
             return self.requested(candidate, requested_pool.map(|pool| &**pool));

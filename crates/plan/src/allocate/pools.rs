@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::AllocateError;
 use super::sharing::{Claim, InUse};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::range::{self, IpFamily, IpRange};
@@ -59,8 +60,12 @@ impl Pools {
         self.usable.is_empty()
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Arc<IpAddressPool>> {
-        self.usable.get(name)
+    pub(super) fn named(&self, name: &str) -> Result<&Arc<IpAddressPool>, AllocateError> {
+        let is_clashing = || self.clashing.iter().any(|pool| pool.name.name == name);
+        self.usable.get(name).ok_or_else(|| match is_clashing() {
+            true => AllocateError::PoolUnusable(name.to_owned()),
+            false => AllocateError::PoolNotFound(name.to_owned()),
+        })
     }
 
     /// The pool this address is in.

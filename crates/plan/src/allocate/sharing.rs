@@ -27,13 +27,16 @@ impl Claim {
 #[derive(Clone, Debug, Default)]
 pub(super) struct InUse {
     /// By service name, so that a refusal names the same holder whatever the order in which they came.
-    claims: OrdMap<IpAddr, OrdMap<ObjectName, Arc<Claim>>>,
+    claims: OrdMap<IpAddr, Vec<Arc<Claim>>>,
     by_key: OrdMap<String, OrdSet<IpAddr>>,
 }
 
 impl InUse {
     pub(super) fn insert(&mut self, address: IpAddr, claim: &Arc<Claim>) {
-        self.claims.entry(address).or_default().insert(claim.service.clone(), Arc::clone(claim));
+        let claims = self.claims.entry(address).or_default();
+        if let Err(place) = claims.binary_search_by(|other| other.service.cmp(&claim.service)) {
+            claims.insert(place, Arc::clone(claim));
+        }
         if let Some(sharing) = &claim.sharing {
             self.by_key.entry(sharing.key.clone()).or_default().insert(address);
         }
@@ -42,7 +45,8 @@ impl InUse {
     /// Take a claim out. Returns whether nobody has the address any more.
     pub(super) fn remove(&mut self, address: IpAddr, service: &ObjectName) -> bool {
         let Some(claims) = self.claims.get_mut(&address) else { return false };
-        let key = claims.remove(service).and_then(|claim| claim.sharing.as_ref().map(|sharing| sharing.key.clone()));
+        let Ok(place) = claims.binary_search_by(|claim| claim.service.cmp(service)) else { return false };
+        let key = claims.remove(place).sharing.as_ref().map(|sharing| sharing.key.clone());
         let is_free = claims.is_empty();
         if is_free {
             self.claims.remove(&address);
@@ -65,7 +69,7 @@ impl InUse {
 
     /// The services that have an address, by name.
     pub(super) fn holders(&self, address: IpAddr) -> impl Iterator<Item = &ObjectName> {
-        self.claims.get(&address).into_iter().flat_map(OrdMap::keys)
+        self.claims.get(&address).into_iter().flatten().map(|claim| &claim.service)
     }
 
     /// The addresses in use under this claim's sharing key that it could have as well.
@@ -76,7 +80,7 @@ impl InUse {
 
     /// Why a claim to this address cannot be met.
     pub(super) fn conflict(&self, address: IpAddr, claim: &Claim) -> Option<AllocateError> {
-        self.claims.get(&address)?.values().find_map(|holder| conflict(address, claim, holder))
+        self.claims.get(&address)?.iter().find_map(|holder| conflict(address, claim, holder))
     }
 }
 

@@ -301,7 +301,7 @@ fn overlapping_pools_are_reported_and_the_later_is_not_used() {
         [pool("p", &["10.0.0.1-10.0.0.9"]), pool("q", &["10.0.1.0/24", "10.0.0.9-10.0.0.20"])],
     );
     let plan = plan(&world, &Memory::default());
-    assert_eq!(all_shown(&plan), ["a:  !pool_not_found", "b: 10.0.0.1 (p)"]);
+    assert_eq!(all_shown(&plan), ["a:  !pool_unusable", "b: 10.0.0.1 (p)"]);
     let diagnostic = plan.diagnostics().next().unwrap();
     assert_eq!((diagnostic.severity, diagnostic.reason), (Severity::Error, "pool_overlap"));
     assert_eq!((diagnostic.name.as_str(), diagnostic.field.as_str()), ("metallb-system/q", "spec.addresses[1]"));
