@@ -3,22 +3,52 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::Arc,
 };
 
 use evenkeel_loader::{BackendSpec, FrontendSpec, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
     Plan,
-    frontends::{self, Backend, BackendState, Frontend},
-    maglev::{self, Seed},
+    frontends::{BackendState, Frontend, NodeView, members},
+    maglev::{Roster, Table, Tables},
     world::{Affinity, Forwarding, Protocol},
 };
 
-/// Builds frontends as the data plane takes them, and remembers their Maglev tables: one is computed again only when the
-/// backends that take new flows change.
+/// Builds frontends as the data plane takes them. What it built last is remembered: a frontend is built again only when
+/// it changed, and its Maglev table is computed again only when no other frontend has or had one for the same backends.
 #[derive(Debug, Default)]
 pub struct Desired {
-    tables: HashMap<FrontendKey, (Vec<SocketAddr>, Vec<u32>)>,
+    tables: Tables,
+    built: HashMap<FrontendKey, Built>,
+    work: Work,
+}
+
+/// How often something had to be done anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Frontends built.
+    pub frontends: u64,
+    /// Maglev tables computed.
+    pub tables: u64,
+}
+
+/// A frontend as it was built, with all that it was built from.
+#[derive(Debug)]
+struct Built {
+    from: Arc<Frontend>,
+    node: Node,
+    spec: FrontendSpec,
+    /// Held as long as the frontend needs it.
+    _table: Arc<Table>,
+}
+
+/// The node it was built for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Node {
+    name: String,
+    zone: Option<String>,
+    forwarding: Forwarding,
 }
 
 /// A frontend that this data plane does not carry, and why.
@@ -32,53 +62,71 @@ pub struct NotCarried {
 
 impl Desired {
     /// The frontends of the Plan as `node` carries them; `default` is the forwarding of services that do not choose.
-    pub fn frontends(&mut self, plan: &Plan, node: &str, default: Forwarding) -> (Vec<FrontendSpec>, Vec<NotCarried>) {
+    pub fn frontends(
+        &mut self,
+        plan: &Plan,
+        node: NodeView<'_>,
+        default: Forwarding,
+    ) -> (Vec<FrontendSpec>, Vec<NotCarried>) {
+        let node = Node { name: node.name.to_owned(), zone: node.zone.map(str::to_owned), forwarding: default };
         let mut specs = Vec::new();
         let mut not_carried = Vec::new();
+        let mut before = std::mem::take(&mut self.built);
         for frontend in plan.frontends.values() {
-            match frontend_key(frontend) {
-                Ok(key) => specs.push(self.frontend(key, frontend, node, default)),
-                Err(reason) => not_carried
-                    .push(NotCarried { frontend: (frontend.address, frontend.port, frontend.protocol), reason }),
-            }
+            let key = match frontend_key(frontend) {
+                Ok(key) => key,
+                Err(reason) => {
+                    let frontend = (frontend.address, frontend.port, frontend.protocol);
+                    not_carried.push(NotCarried { frontend, reason });
+                    continue;
+                }
+            };
+            let same =
+                |built: &Built| (Arc::ptr_eq(&built.from, frontend) || built.from == *frontend) && built.node == node;
+            let built = match before.remove(&key).filter(same) {
+                Some(built) => built,
+                None => self.build(key, frontend, &node),
+            };
+            specs.push(built.spec.clone());
+            self.built.insert(key, built);
         }
-        let carried: HashMap<FrontendKey, ()> = specs.iter().map(|spec| (spec.key, ())).collect();
-        self.tables.retain(|key, _| carried.contains_key(key));
+        drop(before);
+        self.tables.forget_unused();
         (specs, not_carried)
     }
 
-    fn frontend(&mut self, key: FrontendKey, frontend: &Frontend, node: &str, default: Forwarding) -> FrontendSpec {
-        let here: Vec<(&Backend, SocketAddrV4)> = frontend
-            .for_node(node)
+    /// What was done so far.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        Work { tables: self.tables.computed(), ..self.work }
+    }
+
+    fn build(&mut self, key: FrontendKey, frontend: &Arc<Frontend>, node: &Node) -> Built {
+        self.work.frontends += 1;
+        let view = NodeView { name: &node.name, zone: node.zone.as_deref() };
+        let backends: Vec<BackendSpec> = frontend
+            .for_node(view)
             .filter_map(|backend| match backend.socket_address() {
-                SocketAddr::V4(address) => Some((backend, address)),
+                SocketAddr::V4(address) => Some(BackendSpec { address, state: state(backend.state) }),
                 SocketAddr::V6(_) => None,
             })
             .collect();
-        let eligible: Vec<SocketAddr> =
-            frontends::eligible(here.iter().map(|(backend, _)| *backend)).iter().map(|b| b.socket_address()).collect();
-        let places: HashMap<SocketAddr, u32> =
-            (0_u32..).zip(&here).map(|(index, (_, address))| (SocketAddr::V4(*address), index)).collect();
-        // The table is kept by position among the eligible ones; positions among all backends shift as others come and go.
-        let (_, table) = match self.tables.get(&key) {
-            Some(known) if known.0 == eligible => known,
-            _ => {
-                let table = maglev::table(&eligible, Seed::default());
-                self.tables.insert(key, (eligible.clone(), table));
-                &self.tables[&key]
-            }
+        let table = self.tables.get(Roster::new(members(frontend.eligible_for_node(view))));
+        // The table counts those that take new flows, the data plane all it may meet packets of.
+        let positions: HashMap<SocketAddrV4, u32> = backends.iter().map(|backend| backend.address).zip(0..).collect();
+        let position = |address: SocketAddr| match address {
+            SocketAddr::V4(address) => positions.get(&address).copied(),
+            SocketAddr::V6(_) => None,
         };
-        let place = |index: &u32| places.get(eligible.get(*index as usize)?).copied();
-        FrontendSpec {
+        let members: Vec<Option<u32>> = table.members().iter().map(|member| position(member.address)).collect();
+        let spec = FrontendSpec {
             key,
             source_affinity: matches!(frontend.affinity, Affinity::ClientIp { .. }),
-            direct: frontend.forwarding.unwrap_or(default) == Forwarding::Direct,
-            backends: here
-                .iter()
-                .map(|(backend, address)| BackendSpec { address: *address, state: state(backend.state) })
-                .collect(),
-            table: table.iter().filter_map(place).collect(),
-        }
+            direct: frontend.forwarding.unwrap_or(node.forwarding) == Forwarding::Direct,
+            backends,
+            table: table.slots().iter().filter_map(|slot| *members.get(*slot as usize)?).collect(),
+        };
+        Built { from: Arc::clone(frontend), node: node.clone(), spec, _table: table }
     }
 }
 
@@ -124,7 +172,7 @@ mod tests {
         range::IpFamily,
         world::{
             Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement, Node, ObjectName, Service,
-            ServicePort, TrafficPolicy,
+            ServicePort, TrafficDistribution, TrafficPolicy, Weight,
         },
     };
 
@@ -158,6 +206,7 @@ mod tests {
                 name: name.clone(),
                 service: Some("web".to_owned()),
                 address_type: IpFamily::V4,
+                weight: Weight::ONE,
                 ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port: 8080 }],
                 endpoints,
             }
@@ -172,7 +221,8 @@ mod tests {
     }
 
     fn spec(world: &World, node: &str, desired: &mut Desired) -> FrontendSpec {
-        let (mut specs, not_carried) = desired.frontends(&plan(world, &Memory::default()), node, Forwarding::Direct);
+        let (mut specs, not_carried) =
+            desired.frontends(&plan(world, &Memory::default()), NodeView::named(node), Forwarding::Direct);
         assert!(not_carried.is_empty());
         assert_eq!(specs.len(), 1);
         specs.remove(0)
@@ -218,6 +268,64 @@ mod tests {
         // A backend that takes no new flows sorts first and shifts the positions.
         let after = world(TrafficPolicy::Cluster, vec![endpoint(1, false, true, true), endpoint(5, true, true, false)]);
         assert_eq!(reachable(&spec(&after, "odd", &mut desired)), [5]);
+    }
+
+    #[test]
+    fn nothing_is_computed_that_is_known() {
+        let mut desired = Desired::default();
+        let first = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false), endpoint(2, true, true, false)]);
+        spec(&first, "odd", &mut desired);
+        assert_eq!(desired.work(), Work { frontends: 1, tables: 1 });
+        spec(&first, "odd", &mut desired);
+        assert_eq!(desired.work(), Work { frontends: 1, tables: 1 }, "equal frontends of another Plan are the same");
+        let draining = world(
+            TrafficPolicy::Cluster,
+            vec![endpoint(1, true, true, false), endpoint(2, true, true, false), endpoint(3, false, true, true)],
+        );
+        spec(&draining, "odd", &mut desired);
+        assert_eq!(desired.work(), Work { frontends: 2, tables: 1 }, "the same backends take new flows");
+        let lost = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
+        spec(&lost, "odd", &mut desired);
+        assert_eq!(desired.work(), Work { frontends: 3, tables: 2 });
+        spec(&lost, "even", &mut desired);
+        assert_eq!(desired.work(), Work { frontends: 4, tables: 2 }, "another node with the same backends");
+    }
+
+    #[test]
+    fn frontends_with_the_same_backends_share_a_table() {
+        let mut world =
+            world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false), endpoint(2, true, true, false)]);
+        let udp = ServicePort { name: "udp".to_owned(), protocol: Protocol::Udp, port: 80, target: None };
+        let target = EndpointPort { name: "udp".to_owned(), protocol: Protocol::Udp, port: 8080 };
+        let name = ObjectName::new("default", "web");
+        Arc::make_mut(world.services.get_mut(&name).unwrap()).ports.push(udp);
+        Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap()).ports.push(target);
+        let mut desired = Desired::default();
+        let plan = plan(&world, &Memory::default());
+        let (specs, _) = desired.frontends(&plan, NodeView::named("odd"), Forwarding::Direct);
+        assert_eq!(specs.len(), 2);
+        assert_eq!(specs[0].table, specs[1].table);
+        assert_eq!(desired.work(), Work { frontends: 2, tables: 1 });
+    }
+
+    #[test]
+    fn a_node_prefers_its_zone_but_keeps_the_other_backends_for_their_flows() {
+        let zoned = |last, zone: &str| Endpoint { zone: Some(zone.to_owned()), ..endpoint(last, true, true, false) };
+        let mut world = world(TrafficPolicy::Cluster, vec![zoned(1, "a"), zoned(2, "b")]);
+        let name = ObjectName::new("default", "web");
+        Arc::make_mut(world.services.get_mut(&name).unwrap()).traffic_distribution =
+            TrafficDistribution::PreferSameZone;
+        let mut desired = Desired::default();
+        let plan = plan(&world, &Memory::default());
+        let mut reached = |zone| {
+            let node = NodeView { name: "odd", zone };
+            let (specs, _) = desired.frontends(&plan, node, Forwarding::Direct);
+            assert_eq!(specs[0].backends.len(), 2);
+            reachable(&specs[0])
+        };
+        assert_eq!(reached(Some("a")), [1]);
+        assert_eq!(reached(Some("b")), [2], "a node may change its zone");
+        assert_eq!(reached(None), [1, 2]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use evenkeel_loader::{DataPath, Interface, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
 use evenkeel_neighbor::{Announcer, Due};
-use evenkeel_plan::{Event, Memory, Plan, Planner, event::EventReason, world::Node};
+use evenkeel_plan::{Event, Memory, Plan, Planner, Severity, event::EventReason, frontends::NodeView, world::Node};
 use evenkeel_process::admin;
 use evenkeel_sources::{Diagnostic, directory::Update, state};
 use tokio::{
@@ -161,6 +161,8 @@ struct NodeAgent {
     missing: HashSet<String>,
     /// The Plan being carried out; `None` before the first update.
     plan: Option<Plan>,
+    /// The zone this node is in, as far as the World knows.
+    zone: Option<String>,
     /// Whether the manifests have been read without an error since the start. Until then an object that is missing may
     /// be one that could not be read, and what an earlier process carried for it stays.
     complete: bool,
@@ -198,6 +200,7 @@ impl NodeAgent {
             interfaces,
             missing: HashSet::new(),
             plan: None,
+            zone: None,
             complete: false,
             problems: Vec::new(),
             obstacles: Vec::new(),
@@ -239,9 +242,12 @@ impl NodeAgent {
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
+        self.zone = world.nodes.get(&self.config.node).and_then(|node| node.zone()).map(str::to_owned);
         self.planner.update(&world).iter().for_each(tell_event);
         let plan = self.planner.plan().clone();
-        problems.extend(plan.diagnostics().map(ToString::to_string));
+        // What is only for the record is no problem; `plan` shows it.
+        let problematic = plan.diagnostics().filter(|diagnostic| diagnostic.severity != Severity::Info);
+        problems.extend(problematic.map(ToString::to_string));
         for service in plan.services.values() {
             if let Some(error) = &service.error {
                 problems.push(format!("[{}] {}: {}", error.reason, service.service(), error.message));
@@ -293,7 +299,8 @@ impl NodeAgent {
     fn carry(&mut self) {
         let Some(plan) = &self.plan else { return };
         let mut obstacles = Vec::new();
-        let (frontends, not_carried) = self.desired.frontends(plan, &self.config.node, self.config.forwarding);
+        let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
+        let (frontends, not_carried) = self.desired.frontends(plan, node, self.config.forwarding);
         for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
             obstacles.push(format!(
                 "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"

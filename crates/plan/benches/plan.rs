@@ -9,7 +9,7 @@ use std::time::Duration;
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{
     Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement, Node, Object, ObjectName, Protocol,
-    Service, ServicePort,
+    Service, ServicePort, Weight,
 };
 use evenkeel_plan::{Memory, Planner, World, plan};
 
@@ -129,6 +129,7 @@ fn slice(n: u32, endpoints: u32, nodes: u32) -> EndpointSlice {
         name: service_name(n),
         service: Some(service_name(n).name),
         address_type: IpFamily::V4,
+        weight: Weight::ONE,
         ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: (0..endpoints).map(endpoint).collect(),
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::ordmap::DiffItem;
 
+use crate::frontends::BackendState;
 use crate::range::IpFamily;
 use crate::world::{Endpoint, EndpointSlice, ObjectName, Service, World};
 
@@ -66,6 +67,6 @@ pub(crate) fn serving<'w>(
     slices: &'w [&'w EndpointSlice],
     family: IpFamily,
 ) -> impl Iterator<Item = &'w Endpoint> {
-    let serves = |endpoint: &&Endpoint| endpoint.ready || endpoint.serving || service.publish_not_ready;
+    let serves = |endpoint: &&Endpoint| BackendState::of(endpoint, service.publish_not_ready).is_usable();
     slices.iter().filter(move |slice| slice.address_type == family).flat_map(|slice| &slice.endpoints).filter(serves)
 }

@@ -1,5 +1,7 @@
 //! `evenkeel plan`: what `run` would do with a directory of manifests.
 
+mod frontends;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,8 +11,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::elect::Announcement;
-use evenkeel_plan::frontends::{BackendState, Frontend};
-use evenkeel_plan::world::{Affinity, Node};
+use evenkeel_plan::world::Node;
 use evenkeel_plan::{Memory, Plan, World, plan};
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let output = match args.output {
         Output::Text => text(&plan, &world),
-        Output::Json => json(&plan, &diagnostics)?,
+        Output::Json => json(&plan, &world, &diagnostics)?,
     };
     print(&output, &diagnostics)?;
     Ok(if diagnostics.iter().any(Diagnostic::is_error) { ExitCode::from(INVALID_INPUT) } else { ExitCode::SUCCESS })
@@ -94,7 +95,7 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
 struct Json<'a> {
     services: Vec<&'a ServicePlan>,
     announcements: Vec<&'a Announcement>,
-    frontends: Vec<&'a Frontend>,
+    frontends: Vec<frontends::View<'a>>,
     diagnostics: Vec<JsonDiagnostic<'a>>,
 }
 
@@ -130,11 +131,11 @@ impl<'a> JsonDiagnostic<'a> {
     }
 }
 
-fn json(plan: &Plan, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
+fn json(plan: &Plan, world: &World, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
     let json = Json {
         services: plan.services.values().map(|planned| &**planned).collect(),
         announcements: plan.announcements.values().map(|announcement| &**announcement).collect(),
-        frontends: plan.frontends.values().map(|frontend| &**frontend).collect(),
+        frontends: frontends::views(plan, world),
         diagnostics: diagnostics.iter().map(JsonDiagnostic::of).collect(),
     };
     Ok(serde_json::to_string_pretty(&json)? + "\n")
@@ -144,7 +145,7 @@ fn text(plan: &Plan, world: &World) -> String {
     let mut output = String::new();
     section(&mut output, "SERVICES", services(plan), "no load balancer services");
     section(&mut output, "ANNOUNCEMENTS", announcements(plan, world), "no addresses to announce");
-    section(&mut output, "FRONTENDS", frontends(plan), "no frontends");
+    section(&mut output, "FRONTENDS", frontends::rows(plan, world), "no frontends");
     output
 }
 
@@ -196,33 +197,6 @@ fn announcements(plan: &Plan, world: &World) -> Vec<Vec<String>> {
         rows.push(vec![announcement.address.to_string(), announcement.protocol.to_string(), by]);
         for exclusion in &announcement.excluded {
             rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
-        }
-    }
-    rows
-}
-
-fn frontends(plan: &Plan) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
-    for frontend in plan.frontends.values() {
-        let mut traits = vec![frontend.service.to_string(), format!("policy {}", frontend.policy)];
-        traits.extend(frontend.forwarding.map(|forwarding| format!("forwarding {forwarding}")));
-        if let Affinity::ClientIp { timeout } = frontend.affinity {
-            traits.push(format!("affinity ClientIP {}s", timeout.as_secs()));
-        }
-        let address = std::net::SocketAddr::new(frontend.address, frontend.port);
-        rows.push(vec![address.to_string(), frontend.protocol.to_string(), traits.join(", ")]);
-        if frontend.backends.is_empty() {
-            rows.push(vec!["  no backends".to_owned()]);
-        }
-        let last_resort = frontend.eligible().iter().all(|backend| backend.state == BackendState::Drain);
-        for backend in &frontend.backends {
-            let note = match backend.state {
-                BackendState::Drain if last_resort => " (takes new flows: no backend is active)",
-                BackendState::Active | BackendState::Drain | BackendState::Down => "",
-            };
-            let node = backend.node.as_deref().map_or(String::new(), |node| format!("on {node}"));
-            let state = format!("{}{note}", backend.state);
-            rows.push(vec![format!("  -> {}", backend.socket_address()), node, state]);
         }
     }
     rows

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{ObjectName, Protocol};
+use super::{ObjectName, Protocol, Weight};
 use crate::range::IpFamily;
 
 /// An EndpointSlice: some of a Service's endpoints.
@@ -14,6 +14,8 @@ pub struct EndpointSlice {
     pub service: Option<String>,
     /// The family of all its addresses.
     pub address_type: IpFamily,
+    /// `evenkeel.io/weight`: the weight of all its endpoints to which the service's own annotation gives none.
+    pub weight: Weight,
     /// The ports every endpoint in it has.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
@@ -53,7 +55,7 @@ pub struct Endpoint {
 }
 
 /// `hints` of an endpoint, as the control plane computed them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hints {
     /// The zones that should use the endpoint (`forZones`).
     pub zones: Vec<String>,

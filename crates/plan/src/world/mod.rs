@@ -9,6 +9,7 @@ mod pool;
 mod service;
 #[cfg(test)]
 pub(crate) mod testing;
+mod weights;
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,6 +31,7 @@ pub use self::service::{
     Affinity, Forwarding, IpFamilyPolicy, Protocol, Requested, Service, ServicePort, TargetPort, TrafficDistribution,
     TrafficPolicy,
 };
+pub use self::weights::{Weight, Weights, WeightsError};
 use crate::selector::Labels;
 
 /// The kinds of objects the World is made of.

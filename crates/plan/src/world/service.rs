@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ObjectName;
+use super::{ObjectName, Weights};
 use crate::range::IpFamily;
 use crate::selector::Labels;
 
@@ -37,6 +37,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// `evenkeel.io/forwarding`; `None` leaves it to the node's default.
     pub forwarding: Option<Forwarding>,
+    /// `evenkeel.io/weights`.
+    pub weights: Weights,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`.
@@ -63,6 +65,7 @@ impl Service {
             traffic_distribution: TrafficDistribution::Anywhere,
             affinity: Affinity::None,
             forwarding: None,
+            weights: Weights::default(),
             ports: Vec::new(),
             selector: Labels::new(),
             publish_not_ready: false,
@@ -195,4 +198,14 @@ pub enum TrafficDistribution {
     PreferSameZone,
     /// Those on the node, else those in its zone; `PreferSameNode`.
     PreferSameNode,
+}
+
+impl fmt::Display for TrafficDistribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anywhere => "Anywhere",
+            Self::PreferSameZone => "PreferSameZone",
+            Self::PreferSameNode => "PreferSameNode",
+        })
+    }
 }

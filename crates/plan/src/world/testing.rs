@@ -51,6 +51,7 @@ pub(crate) fn slice(service: &str, name: &str, port: u16, endpoints: Vec<Endpoin
         name: ObjectName::new("default", name),
         service: Some(service.to_owned()),
         address_type: IpFamily::V4,
+        weight: Weight::ONE,
         ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port }],
         endpoints,
     }

@@ -1,12 +1,13 @@
 //! Kubernetes' own kinds.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{
     Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, Hints, IpFamilyPolicy, Node, ObjectName, Protocol,
-    Requested, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
+    Requested, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy, Weight, Weights, WeightsError,
 };
 
 use super::read::{Field, Fields, Reader, shortened};
@@ -157,7 +158,7 @@ fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields
             Some(("metallb.io" | "metallb.universe.tf", name)) => {
                 matches!(name, "address-pool" | "loadBalancerIPs" | "allow-shared-ip" | "ip-allocated-from-pool")
             }
-            Some(("evenkeel.io", name)) => name == "forwarding",
+            Some(("evenkeel.io", name)) => matches!(name, "forwarding" | "weights"),
             _ => true,
         };
         if let Some(field) = annotations.annotation(key).filter(|_| !known) {
@@ -180,6 +181,8 @@ fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields
     let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
     service.forwarding =
         annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
+    let weights = annotations.annotation("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
+    service.weights = weights.unwrap_or_default();
 }
 
 /// The annotation under either prefix; both are fine as long as they agree.
@@ -192,6 +195,22 @@ fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> 
         reader.error("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
     }
     present.or(former)
+}
+
+/// A weight, or several with the names of whose they are.
+fn weights<T: FromStr<Err = WeightsError>>(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<T> {
+    let weights = field.string(reader)?.trim().parse();
+    if let Err(error) = &weights {
+        let remedy = match error {
+            WeightsError::NotAWeight(_) => "give a number from 0 (no new flows) to 100",
+            WeightsError::NotAPair(_) | WeightsError::NobodysWeight(_) => {
+                "give ADDRESS=WEIGHT or node/NAME=WEIGHT, separated by commas"
+            }
+            WeightsError::Twice(_) => "remove one of them",
+        };
+        reader.error(error.reason(), field, shortened(&error.to_string()), remedy);
+    }
+    weights.ok()
 }
 
 fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
@@ -236,6 +255,7 @@ pub(super) fn endpoint_slice(
         name,
         service: labels.remove(SERVICE_LABEL).filter(|service| !service.is_empty()),
         address_type: IpFamily::V4,
+        weight: slice_weight(reader, metadata),
         ports: Vec::new(),
         endpoints: Vec::new(),
     };
@@ -252,6 +272,25 @@ pub(super) fn endpoint_slice(
         slice.endpoints.extend(endpoint(reader, &field, family));
     }
     Some(slice)
+}
+
+/// The annotation `evenkeel.io/weight`; others of ours belong elsewhere.
+fn slice_weight(reader: &mut Reader<'_>, metadata: &Fields<'_>) -> Weight {
+    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else {
+        return Weight::ONE;
+    };
+    for key in annotations.keys().filter(|key| key.starts_with("evenkeel.io/") && *key != "evenkeel.io/weight") {
+        if let Some(field) = annotations.annotation(key) {
+            let message = format!("annotation `{}` is not known on an EndpointSlice and has no effect", shortened(key));
+            let remedy = match key {
+                "evenkeel.io/weights" => "annotate the Service with it, or give evenkeel.io/weight here",
+                _ => "correct or remove it",
+            };
+            reader.warning("unknown_annotation", &field, message, remedy);
+        }
+    }
+    let weight = annotations.annotation("evenkeel.io/weight").and_then(|field| weights(reader, &field));
+    weight.unwrap_or_default()
 }
 
 fn endpoint_port(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<EndpointPort> {
@@ -284,8 +323,9 @@ fn endpoint(reader: &mut Reader<'_>, field: &Field<'_>, family: IpFamily) -> Opt
         |name| conditions.as_ref().and_then(|conditions| conditions.get(name)).and_then(|field| field.bool(reader));
     // Absent means "unknown", which the API says to take for ready and not terminating.
     let ready = condition("ready").unwrap_or(true);
-    let serving = condition("serving").unwrap_or(ready);
     let terminating = condition("terminating").unwrap_or(false);
+    // The same goes for `serving`, which only says something of its own about an endpoint that is terminating.
+    let serving = condition("serving").unwrap_or(ready || terminating);
     let node = fields.get("nodeName").and_then(|field| field.text(reader)).map(str::to_owned);
     let target = fields.get("targetRef").and_then(|field| field.fields(reader));
     let uid = target.and_then(|target| target.get("uid")).and_then(|field| field.text(reader));

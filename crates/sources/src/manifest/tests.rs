@@ -181,6 +181,52 @@ fn what_is_wrong_with_an_endpoint_slice_is_named() {
 }
 
 #[test]
+fn an_endpoint_that_is_terminating_serves_until_it_says_otherwise() {
+    let text = SLICE.to_owned()
+        + "endpoints:\n- addresses: [10.1.0.1]\n  conditions: {ready: false, terminating: true}\n- addresses: [10.1.0.2]\n  conditions: {ready: false, serving: null, terminating: null}\n- addresses: [10.1.0.3]\n  conditions: {}\n";
+    let Object::EndpointSlice(slice) = object(&text) else { panic!() };
+    let conditions: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+    assert_eq!(conditions, [(false, true, true), (false, false, false), (true, true, false)]);
+}
+
+#[test]
+fn weights_are_read() {
+    let annotated = BALANCER.replace("{name: web}", "{name: web, annotations: {evenkeel.io/weights: \"10.1.0.1=3\"}}");
+    let weight =
+        |address: &str| service(&annotated).weights.of(address.parse().unwrap(), None).map(|weight| weight.get());
+    assert_eq!((weight("10.1.0.1"), weight("10.1.0.2")), (Some(3), None));
+    let Object::EndpointSlice(slice) =
+        object(&SLICE.replace("labels:", "annotations: {evenkeel.io/weight: \"7\"}\n  labels:"))
+    else {
+        panic!()
+    };
+    assert_eq!(slice.weight.get(), 7);
+}
+
+#[test]
+fn what_is_wrong_with_weights_is_named() {
+    let on_service = |weights: &str| {
+        let annotations = format!("\n  name: web\n  annotations:\n    evenkeel.io/weights: {weights}");
+        findings(&BALANCER.replace("{name: web}", &annotations))
+    };
+    let at = |reason: &str| [format!("{reason} 6 metadata.annotations[evenkeel.io/weights]")];
+    assert_eq!(on_service("10.1.0.1=101"), at("invalid_weight"));
+    assert_eq!(on_service("10.1.0.1"), at("invalid_weight"));
+    assert_eq!(on_service("\"\""), at("invalid_weight"));
+    assert_eq!(on_service("web=1"), at("invalid_weight_target"));
+    assert_eq!(on_service("10.1.0.1=1,10.1.0.1=2"), at("duplicate_weight"));
+    assert_eq!(on_service("3"), at("wrong_type"));
+    let on_slice =
+        |annotation: &str| findings(&SLICE.replace("labels:", &format!("annotations:\n    {annotation}\n  labels:")));
+    assert_eq!(on_slice("evenkeel.io/weight: \"-1\""), ["invalid_weight 6 metadata.annotations[evenkeel.io/weight]"]);
+    assert_eq!(on_slice("evenkeel.io/weight: 1"), ["wrong_type 6 metadata.annotations[evenkeel.io/weight]"]);
+    assert_eq!(
+        on_slice("evenkeel.io/weights: \"10.1.0.1=1\""),
+        ["unknown_annotation 6 metadata.annotations[evenkeel.io/weights]"]
+    );
+}
+
+#[test]
 fn a_pool_is_read_and_checked() {
     let Object::IpAddressPool(pool) = object(
         &(POOL.to_owned()
