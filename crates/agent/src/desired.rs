@@ -10,6 +10,7 @@ use evenkeel_loader::{BackendSpec, FrontendSpec, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
     Plan,
+    elect::AnnouncementProtocol,
     frontends::{BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
     world::{Affinity, Forwarding, Protocol},
@@ -130,11 +131,13 @@ impl Desired {
     }
 }
 
-/// The VIPs this node owns: IPv4 addresses it is to announce, each with the interfaces it is limited to, if any.
+/// The VIPs this node owns: IPv4 addresses it is to announce at layer 2, each with the interfaces it is limited to, if
+/// any. What is announced by BGP is nobody's own, and no speaker carries it yet.
 #[must_use]
 pub fn owned(plan: &Plan, node: &str) -> BTreeMap<Ipv4Addr, Option<Vec<String>>> {
     plan.announcements
         .values()
+        .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)
         .filter(|announcement| announcement.nodes.iter().any(|owner| **owner == *node))
         .filter_map(|announcement| match announcement.address {
             IpAddr::V4(address) => Some((address, announcement.interfaces.clone())),
@@ -171,8 +174,8 @@ mod tests {
         Memory, World, plan,
         range::IpFamily,
         world::{
-            Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement, Node, ObjectName, Service,
-            ServicePort, TrafficDistribution, TrafficPolicy, Weight,
+            BgpAdvertisement, BgpPeer, Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement,
+            Neighbor, Node, ObjectName, PeerAsn, Service, ServicePort, TrafficDistribution, TrafficPolicy, Weight,
         },
     };
 
@@ -333,5 +336,48 @@ mod tests {
         let world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
         let plan = plan(&world, &Memory::default());
         assert_eq!(owned(&plan, "even").len() + owned(&plan, "odd").len(), 1);
+    }
+
+    #[test]
+    fn nobody_owns_what_is_announced_by_bgp() {
+        let mut world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
+        let name = ObjectName::new("default", "router");
+        let peer = BgpPeer {
+            name: name.clone(),
+            my_asn: 64_500,
+            peer_asn: PeerAsn::Number(64_501),
+            local_asn: None,
+            neighbor: Neighbor::Address(Ipv4Addr::new(192, 0, 2, 1).into()),
+            source_address: None,
+            port: 179,
+            timers: None,
+            connect_time: None,
+            router_id: None,
+            node_selectors: Vec::new(),
+            password: None,
+            bfd_profile: None,
+            graceful_restart: false,
+            ebgp_multi_hop: false,
+            vrf: None,
+            disable_mp: false,
+            dual_stack_address_family: false,
+        };
+        world.bgp_peers.insert(name.clone(), peer.into());
+        world.bgp_advertisements.insert(name.clone(), BgpAdvertisement::new(name).into());
+        let by_bgp = |plan: &Plan| {
+            plan.bgp
+                .announcements
+                .values()
+                .flat_map(|it| it.nodes.clone())
+                .map(|node| node.to_string())
+                .collect::<Vec<_>>()
+        };
+        let both = plan(&world, &Memory::default());
+        assert_eq!(by_bgp(&both), ["even", "odd"]);
+        assert_eq!(owned(&both, "even").len() + owned(&both, "odd").len(), 1, "at layer 2 as before");
+        world.l2_advertisements.clear();
+        let bgp = plan(&world, &Memory::default());
+        assert_eq!(by_bgp(&bgp), ["even", "odd"]);
+        assert_eq!((owned(&bgp, "even").len(), owned(&bgp, "odd").len()), (0, 0));
     }
 }

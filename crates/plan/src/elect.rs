@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::endpoints;
 use crate::range::IpFamily;
-use crate::selector;
+use crate::selector::{self, LabelSelector};
 use crate::world::{EndpointSlice, IpAddressPool, Kind, L2Advertisement, Node, Service, TrafficPolicy, World};
 
 /// The label that keeps a node from announcing, whatever its value.
@@ -40,12 +40,15 @@ pub struct Announcement {
 pub enum AnnouncementProtocol {
     /// ARP and NDP.
     L2,
+    /// BGP.
+    Bgp,
 }
 
 impl fmt::Display for AnnouncementProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::L2 => "l2",
+            Self::Bgp => "bgp",
         })
     }
 }
@@ -71,6 +74,10 @@ pub enum ExclusionReason {
     ExcludedByLabel,
     /// No advertisement of the address selects the node.
     NodeNotSelected,
+    /// BGP: the node has no session with a peer the advertisement is for.
+    NoSession,
+    /// BGP: it has, but none of these sessions carries the address's family.
+    FamilyNotCarried,
     /// No endpoint is ready or serving, on any node.
     NoEndpoints,
     /// Under externalTrafficPolicy Local: no endpoint on this node is ready or serving.
@@ -86,6 +93,8 @@ impl fmt::Display for ExclusionReason {
             Self::NetworkUnavailable => "network_unavailable",
             Self::ExcludedByLabel => "excluded_by_label",
             Self::NodeNotSelected => "node_not_selected",
+            Self::NoSession => "no_session",
+            Self::FamilyNotCarried => "family_not_carried",
             Self::NoEndpoints => "no_endpoints",
             Self::NoLocalEndpoint => "no_local_endpoint",
             Self::NotElected => "not_elected",
@@ -175,19 +184,27 @@ impl Electorate {
 
     fn cover<'a>(&'a self, sharer: &'a Sharer<'a>, address: IpAddr, pool: Option<&IpAddressPool>) -> Cover<'a> {
         let service = sharer.service;
-        let covers = |advertised: &&Advertised| {
-            let advertisement = &advertised.advertisement;
-            selects_pool(advertisement, pool) && selector::any_or_all(&advertisement.service_selectors, &service.labels)
-        };
-        let serving = || endpoints::serving(service, &sharer.slices, IpFamily::of(address));
         Cover {
-            advertisements: self.advertisements.iter().filter(covers).collect(),
-            has_endpoints: serving().next().is_some(),
-            endpoint_nodes: match service.traffic_policy {
-                TrafficPolicy::Cluster => None,
-                TrafficPolicy::Local => Some(serving().filter_map(|endpoint| endpoint.node.as_deref()).collect()),
-            },
+            advertisements: self.covering(service, pool).collect(),
+            presence: Presence::of(sharer, IpFamily::of(address)),
         }
+    }
+
+    /// Whether there is any advertisement.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.advertisements.is_empty()
+    }
+
+    /// Whether any advertisement is for one of the services at an address of this pool.
+    pub(crate) fn covers(&self, pool: Option<&IpAddressPool>, sharers: &[Sharer<'_>]) -> bool {
+        sharers.iter().any(|sharer| self.covering(sharer.service, pool).next().is_some())
+    }
+
+    fn covering(&self, service: &Service, pool: Option<&IpAddressPool>) -> impl Iterator<Item = &Advertised> {
+        self.advertisements.iter().filter(move |Advertised { advertisement, .. }| {
+            selects_pool(&advertisement.pools, &advertisement.pool_selectors, pool)
+                && selector::any_or_all(&advertisement.service_selectors, &service.labels)
+        })
     }
 
     /// The most preferred node first, then by rendezvous hash: each address ranks the nodes in another order, so the
@@ -225,9 +242,39 @@ impl Electorate {
 /// A service with the advertisements that cover it and the nodes its endpoints are on.
 struct Cover<'a> {
     advertisements: Vec<&'a Advertised>,
+    presence: Presence<'a>,
+}
+
+/// Where the endpoints of a service that count are, as far as it matters.
+pub(crate) struct Presence<'a> {
     has_endpoints: bool,
     /// Only of interest under externalTrafficPolicy Local.
     endpoint_nodes: Option<BTreeSet<&'a str>>,
+}
+
+impl<'a> Presence<'a> {
+    /// The endpoints of one family.
+    pub(crate) fn of(sharer: &'a Sharer<'a>, family: IpFamily) -> Self {
+        let serving = || endpoints::serving(sharer.service, &sharer.slices, family);
+        Self {
+            has_endpoints: serving().next().is_some(),
+            endpoint_nodes: match sharer.service.traffic_policy {
+                TrafficPolicy::Cluster => None,
+                TrafficPolicy::Local => Some(serving().filter_map(|endpoint| endpoint.node.as_deref()).collect()),
+            },
+        }
+    }
+
+    /// Why the endpoints, or their absence, would not have the node announce.
+    pub(crate) fn objection(&self, node: &str) -> Option<ExclusionReason> {
+        if !self.has_endpoints {
+            Some(ExclusionReason::NoEndpoints)
+        } else if self.endpoint_nodes.as_ref().is_some_and(|nodes| !nodes.contains(node)) {
+            Some(ExclusionReason::NoLocalEndpoint)
+        } else {
+            None
+        }
+    }
 }
 
 impl<'a> Cover<'a> {
@@ -244,12 +291,8 @@ impl<'a> Cover<'a> {
             node.objection
         } else if self.on(n).next().is_none() {
             Some(ExclusionReason::NodeNotSelected)
-        } else if !self.has_endpoints {
-            Some(ExclusionReason::NoEndpoints)
-        } else if self.endpoint_nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*node.name)) {
-            Some(ExclusionReason::NoLocalEndpoint)
         } else {
-            None
+            self.presence.objection(&node.name)
         }
     }
 }
@@ -274,11 +317,10 @@ fn weight(advertisement: &L2Advertisement, node: &Node) -> Option<u32> {
 
 /// An advertisement that names no pool is for all pools. So is every advertisement for an address whose pool is not
 /// known: it is kept while there are no pools at all, and to keep it silently would serve nobody.
-fn selects_pool(advertisement: &L2Advertisement, pool: Option<&IpAddressPool>) -> bool {
+pub(crate) fn selects_pool(names: &[String], selectors: &[LabelSelector], pool: Option<&IpAddressPool>) -> bool {
     let Some(pool) = pool else { return true };
-    let all = advertisement.pools.is_empty() && advertisement.pool_selectors.is_empty();
-    all || advertisement.pools.contains(&pool.name.name)
-        || advertisement.pool_selectors.iter().any(|selector| selector.matches(&pool.labels))
+    let all = names.is_empty() && selectors.is_empty();
+    all || names.contains(&pool.name.name) || selectors.iter().any(|selector| selector.matches(&pool.labels))
 }
 
 /// Pools that advertisements name and that do not exist: perhaps not yet, perhaps a typo.

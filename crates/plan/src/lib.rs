@@ -11,6 +11,8 @@
 //! always give the same [`Plan`], on every node and in every run.
 
 pub mod allocate;
+pub mod bgp;
+pub mod check;
 pub mod diagnostic;
 pub mod elect;
 mod endpoints;

@@ -8,6 +8,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use crate::allocate::{self, Allocation, Reallocated, ServicePlan};
+use crate::bgp::{self, BgpPlan};
 use crate::diagnostic::Diagnostic;
 use crate::elect::{self, Announcement, AnnouncementProtocol, Electorate, Sharer};
 use crate::endpoints::SliceIndex;
@@ -22,8 +23,11 @@ use crate::world::{ObjectName, Service, World};
 pub struct Plan {
     /// Every load balancer service of ours with its addresses, or the reason why it has none.
     pub services: OrdMap<ObjectName, Arc<ServicePlan>>,
-    /// Every allocated address with its announcers, and the reason why the other nodes are none.
+    /// Every allocated address with its announcers at layer 2, and the reason why the other nodes are none. Those that
+    /// only BGP is for are left out.
     pub announcements: OrdMap<(IpAddr, AnnouncementProtocol), Arc<Announcement>>,
+    /// The sessions, and who announces what over them.
+    pub bgp: BgpPlan,
     /// Every frontend with its backends.
     pub frontends: OrdMap<FrontendKey, Arc<Frontend>>,
     findings: OrdMap<(Stage, ObjectName), Arc<[Diagnostic]>>,
@@ -78,6 +82,8 @@ pub struct Planner {
     slices: SliceIndex,
     allocation: Allocation,
     electorate: Electorate,
+    speakers: bgp::Speakers,
+    conflicts: bgp::Conflicts,
     /// The frontends of each service.
     frontends_of: BTreeMap<ObjectName, Vec<FrontendKey>>,
     plan: Plan,
@@ -90,6 +96,8 @@ struct Difference {
     allocation: bool,
     /// Who announces, for all addresses.
     election: bool,
+    /// The BGP sessions, and what is to be said about BGP's configuration.
+    sessions: bool,
     /// The services that ask for something else than before.
     requests: BTreeSet<ObjectName>,
     /// The services that changed in any way, or their endpoints.
@@ -104,6 +112,8 @@ impl Planner {
             slices: SliceIndex::default(),
             allocation: Allocation::new(memory.allocations.clone()),
             electorate: Electorate::default(),
+            speakers: bgp::Speakers::default(),
+            conflicts: bgp::Conflicts::default(),
             frontends_of: BTreeMap::new(),
             plan: Plan { memory, ..Plan::default() },
         }
@@ -129,6 +139,7 @@ impl Planner {
         }
         if difference.election {
             self.electorate = Electorate::new(world);
+            self.speakers = bgp::Speakers::new(world);
             self.plan.set_findings(Stage::World, &ObjectName::new("", "elect"), elect::dangling(world));
             addresses.extend(self.plan.services.values().flat_map(|planned| planned.addresses.clone()));
             addresses.extend(self.plan.announcements.keys().map(|(address, _)| *address));
@@ -136,6 +147,13 @@ impl Planner {
         }
         for address in addresses {
             self.elect(world, address);
+        }
+        if difference.sessions {
+            self.plan.bgp.set_sessions(world);
+            self.plan.set_findings(Stage::World, &ObjectName::new("", "bgp"), bgp::findings(world));
+        }
+        if self.conflicts.settle(&self.plan.bgp.announcements) || difference.sessions {
+            self.plan.set_findings(Stage::World, &ObjectName::new("", "conflicts"), self.conflicts.findings(world));
         }
         self.world = Some(world.clone());
         reallocated.events
@@ -200,6 +218,7 @@ impl Planner {
         let sharers: Vec<Sharer<'_>> = self.allocation.holders(address).filter_map(sharer).collect();
         let Some(first) = sharers.first() else {
             self.plan.announcements.remove(&key);
+            self.plan.bgp.announce(address, None, &mut self.conflicts);
             if !world.incomplete {
                 self.plan.memory.owners.remove(&address);
             }
@@ -211,6 +230,16 @@ impl Planner {
         let first_of_first = addresses_of(first.service).first().copied();
         let anchor = first_of_first.filter(|_| !is_first_of_any).unwrap_or(address);
         let pool = self.allocation.pool(address).map(|pool| &**pool);
+        let at_layer_2 = self.electorate.covers(pool, &sharers);
+        // An address that no advertisement is for is listed once, under the protocol in use.
+        let by_bgp = self.speakers.covers(pool, &sharers)
+            || (!at_layer_2 && !self.electorate.is_used() && self.speakers.is_used());
+        let announcement = by_bgp.then(|| self.speakers.announcement(address, pool, &sharers));
+        self.plan.bgp.announce(address, announcement, &mut self.conflicts);
+        if by_bgp && !at_layer_2 {
+            self.plan.announcements.remove(&key);
+            return;
+        }
         let owner = self.plan.memory.owners.get(&address).map(|owner| &**owner);
         let announcement = self.electorate.elect(address, anchor, pool, &sharers, owner);
         // While nobody can announce, the last owner is remembered.
@@ -226,7 +255,7 @@ impl Planner {
 impl Difference {
     fn between(before: Option<&World>, now: &World) -> Self {
         let Some(before) = before else {
-            return Self { allocation: true, election: true, ..Self::default() };
+            return Self { allocation: true, election: true, sessions: true, ..Self::default() };
         };
         let allocation = !same(&before.pools, &now.pools)
             || !same(&before.namespaces, &now.namespaces)
@@ -235,8 +264,13 @@ impl Difference {
         let election = allocation
             || !same(&before.nodes, &now.nodes)
             || !same(&before.l2_advertisements, &now.l2_advertisements)
+            || !same(&before.bgp_advertisements, &now.bgp_advertisements)
+            || !same(&before.bgp_peers, &now.bgp_peers)
+            || !same(&before.communities, &now.communities)
             || before.ignore_exclude_label != now.ignore_exclude_label;
-        let mut difference = Self { allocation, election, ..Self::default() };
+        let sessions = bgp::is_used(now)
+            && (!same(&before.bfd_profiles, &now.bfd_profiles) || !same(&before.secrets, &now.secrets));
+        let mut difference = Self { allocation, election, sessions: election || sessions, ..Self::default() };
         for item in before.services.diff(&now.services) {
             let (name, old, new) = match item {
                 DiffItem::Add(name, new) => (name, None, Some(new)),

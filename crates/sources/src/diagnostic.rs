@@ -23,6 +23,17 @@ impl Location {
     }
 }
 
+/// The line of a finding, or the part of it around the place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Snippet {
+    /// The text.
+    pub text: String,
+    /// How many characters of it come before what is meant.
+    pub column: usize,
+    /// How many characters are meant, at least one.
+    pub width: usize,
+}
+
 /// A finding about a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
@@ -43,7 +54,7 @@ pub struct Diagnostic {
     /// What to do about it.
     pub remedy: String,
     /// The line at [`Diagnostic::location`], if it was at hand.
-    pub snippet: Option<String>,
+    pub snippet: Option<Snippet>,
 }
 
 impl Diagnostic {
@@ -72,15 +83,83 @@ impl Diagnostic {
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
+
+    /// As a compiler shows it: the place, the line with what is meant underlined, the object, the field, the remedy.
+    pub fn render(&self, style: Style) -> impl fmt::Display {
+        Rendered { diagnostic: self, style }
+    }
 }
 
-/// In the style of a compiler: the place, the line itself, the field and the remedy.
+/// Without colours; see [`Diagnostic::render`].
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}]: {}", self.severity.as_str(), self.reason, printable(&self.message))?;
-        let Location { file, line, column } = &self.location;
+        self.render(Style::Plain).fmt(f)
+    }
+}
+
+/// How many findings there are, as `2 errors, 1 warning`; nothing when neither.
+pub fn summary(diagnostics: &[Diagnostic]) -> Option<String> {
+    let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    let shown = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        several => Some(format!("{several} {what}s")),
+    };
+    let parts = [shown(count(Severity::Error), "error"), shown(count(Severity::Warning), "warning")];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Whether findings are shown in colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Text alone.
+    Plain,
+    /// With the escape sequences of a terminal.
+    Coloured,
+}
+
+impl Style {
+    /// Begin of something as important as `severity`.
+    fn of(self, severity: Severity) -> &'static str {
+        match (self, severity) {
+            (Self::Plain, _) => "",
+            (Self::Coloured, Severity::Error) => "\x1b[1;31m",
+            (Self::Coloured, Severity::Warning) => "\x1b[1;33m",
+            (Self::Coloured, Severity::Info) => "\x1b[1;36m",
+        }
+    }
+
+    fn frame(self) -> &'static str {
+        if self == Self::Coloured { "\x1b[1;34m" } else { "" }
+    }
+
+    fn bold(self) -> &'static str {
+        if self == Self::Coloured { "\x1b[1m" } else { "" }
+    }
+
+    fn end(self) -> &'static str {
+        if self == Self::Coloured { "\x1b[0m" } else { "" }
+    }
+}
+
+struct Rendered<'d> {
+    diagnostic: &'d Diagnostic,
+    style: Style,
+}
+
+impl fmt::Display for Rendered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic { location, severity, reason, kind, name, field, message, remedy, snippet } = self.diagnostic;
+        let (mark, frame, bold, end) =
+            (self.style.of(*severity), self.style.frame(), self.style.bold(), self.style.end());
+        write!(f, "{mark}{}[{reason}]{end}{bold}: {}{end}", severity.as_str(), printable(message))?;
+        let Location { file, line, column } = location;
+        let number = line.to_string();
+        // The column of the frame: behind the longest line number, which is the only one.
+        let margin = " ".repeat(if snippet.is_some() { number.len() } else { 1 });
         if !file.as_os_str().is_empty() {
-            write!(f, "\n --> {}", printable(&file.display().to_string()))?;
+            write!(f, "\n{margin}{frame}-->{end} {}", printable(&file.display().to_string()))?;
             if *line > 0 {
                 write!(f, ":{line}")?;
             }
@@ -88,21 +167,121 @@ impl fmt::Display for Diagnostic {
                 write!(f, ":{column}")?;
             }
         }
-        if let Some(snippet) = &self.snippet {
-            write!(f, "\n  | {}", printable(snippet))?;
+        if let Some(snippet) = snippet {
+            let (text, before, width) = snippet.laid_out();
+            write!(f, "\n{margin} {frame}|{end}")?;
+            write!(f, "\n{frame}{number} |{end} {text}")?;
+            write!(f, "\n{margin} {frame}|{end} {:before$}{mark}{:^<width$}{end}", "", "")?;
         }
-        let object = [self.kind.as_str(), self.name.as_str()].join(" ");
-        if !object.trim().is_empty() {
-            write!(f, "\n  = object: {}", printable(object.trim()))?;
+        let object = [kind.as_str(), name.as_str()].join(" ");
+        for (what, text) in [("object", object.trim()), ("field", field), ("help", remedy)] {
+            if !text.is_empty() {
+                write!(f, "\n{margin} {frame}={end} {bold}{what}{end}: {}", printable(text))?;
+            }
         }
-        if !self.field.is_empty() {
-            write!(f, "\n  = field: {}", printable(&self.field))?;
-        }
-        write!(f, "\n  = help: {}", printable(&self.remedy))
+        Ok(())
     }
 }
 
+impl Snippet {
+    /// The text as it is printed, and how many cells come before, and belong to, what is meant.
+    fn laid_out(&self) -> (String, usize, usize) {
+        let mut text = String::new();
+        let (mut before, mut width) = (0, 0);
+        for (n, c) in self.text.chars().enumerate() {
+            let cells = match c {
+                '\t' => {
+                    text += TAB;
+                    TAB.len()
+                }
+                c => {
+                    text.push(printable_char(c));
+                    1
+                }
+            };
+            if n < self.column {
+                before += cells;
+            } else if n < self.column + self.width {
+                width += cells;
+            }
+        }
+        (text, before, width.max(1))
+    }
+}
+
+const TAB: &str = "    ";
+
 /// Text from a manifest without the characters a terminal would act on.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(printable_char).collect()
+}
+
+/// Neither control characters nor those that hide or turn around what is beside them.
+fn printable_char(c: char) -> char {
+    let invisible = matches!(c,
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    if c.is_control() || invisible { char::REPLACEMENT_CHARACTER } else { c }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diagnostic(snippet: Option<Snippet>) -> Diagnostic {
+        Diagnostic {
+            location: Location { file: "a.yaml".into(), line: 12, column: 8 },
+            kind: "Service".to_owned(),
+            name: "default/web".to_owned(),
+            field: "spec.x".to_owned(),
+            snippet,
+            ..Diagnostic::about_file(Path::new(""), Severity::Error, "invalid_value", "it is \u{1b}[31m bad", "mend it")
+        }
+    }
+
+    #[test]
+    fn it_looks_like_a_compilers() {
+        let snippet = Snippet { text: "\tx: \u{202e}bad".to_owned(), column: 4, width: 4 };
+        let expected = "\
+error[invalid_value]: it is \u{fffd}[31m bad
+  --> a.yaml:12:8
+   |
+12 |     x: \u{fffd}bad
+   |        ^^^^
+   = object: Service default/web
+   = field: spec.x
+   = help: mend it";
+        assert_eq!(diagnostic(Some(snippet)).to_string(), expected);
+        let expected = "\
+error[invalid_value]: it is \u{fffd}[31m bad
+ --> a.yaml:12:8
+  = object: Service default/web
+  = field: spec.x
+  = help: mend it";
+        assert_eq!(diagnostic(None).to_string(), expected);
+    }
+
+    #[test]
+    fn colours_change_nothing_else() {
+        let snippet = Snippet { text: "x: bad".to_owned(), column: 3, width: 3 };
+        let diagnostic = diagnostic(Some(snippet));
+        let coloured = diagnostic.render(Style::Coloured).to_string();
+        assert!(coloured.starts_with("\u{1b}[1;31merror[invalid_value]\u{1b}[0m"), "{coloured}");
+        let mut plain = String::new();
+        let mut rest = coloured.as_str();
+        while let Some((before, after)) = rest.split_once("\u{1b}[") {
+            plain += before;
+            rest = after.split_once('m').unwrap().1;
+        }
+        assert_eq!(plain + rest, diagnostic.to_string());
+    }
+
+    #[test]
+    fn findings_are_counted() {
+        let of = |severity| Diagnostic::about_file(Path::new("x"), severity, "r", "m", "h");
+        let (error, warning, info) = (of(Severity::Error), of(Severity::Warning), of(Severity::Info));
+        let summary = |list: &[&Diagnostic]| summary(&list.iter().copied().cloned().collect::<Vec<_>>());
+        assert_eq!(summary(&[&error, &warning, &error]).as_deref(), Some("2 errors, 1 warning"));
+        assert_eq!(summary(&[&warning, &warning]).as_deref(), Some("2 warnings"));
+        assert_eq!(summary(&[&info]), None);
+    }
 }

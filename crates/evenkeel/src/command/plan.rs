@@ -1,18 +1,21 @@
 //! `evenkeel plan`: what `run` would do with a directory of manifests.
 
+mod bgp;
 mod frontends;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use evenkeel_plan::allocate::ServicePlan;
+use evenkeel_plan::bgp::{BgpAnnouncement, is_used};
 use evenkeel_plan::elect::Announcement;
 use evenkeel_plan::world::Node;
 use evenkeel_plan::{Memory, Plan, World, plan};
+use evenkeel_sources::diagnostic::{Style, summary};
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
 
@@ -69,6 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut diagnostics = loaded.diagnostics.clone();
     diagnostics.extend(plan.diagnostics().map(|finding| loaded.locate(finding)));
     diagnostics.sort();
+    diagnostics.dedup();
 
     let output = match args.output {
         Output::Text => text(&plan, &world),
@@ -81,8 +85,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The plan to stdout, the diagnostics to stderr. A reader that has seen enough is no failure.
 fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
     let mut stderr = std::io::stderr().lock();
+    let style = style(stderr.is_terminal());
     for diagnostic in diagnostics {
-        writeln!(stderr, "{diagnostic}\n")?;
+        writeln!(stderr, "{}\n", diagnostic.render(style))?;
+    }
+    if let Some(summary) = summary(diagnostics) {
+        writeln!(stderr, "{summary}")?;
     }
     match std::io::stdout().lock().write_all(output.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -90,11 +98,19 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
     }
 }
 
+/// Colours are for a terminal, and for those who want them (no-color.org).
+fn style(terminal: bool) -> Style {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if terminal && !unwanted { Style::Coloured } else { Style::Plain }
+}
+
 /// The JSON contract: fields may be added, none is renamed or removed.
 #[derive(Serialize)]
 struct Json<'a> {
     services: Vec<&'a ServicePlan>,
-    announcements: Vec<&'a Announcement>,
+    announcements: Vec<AnyAnnouncement<'a>>,
+    #[serde(flatten)]
+    bgp: Option<bgp::Json<'a>>,
     frontends: Vec<frontends::View<'a>>,
     diagnostics: Vec<JsonDiagnostic<'a>>,
 }
@@ -111,11 +127,15 @@ struct JsonDiagnostic<'a> {
     field: &'a str,
     message: &'a str,
     remedy: &'a str,
+    /// The line, or the part of it around the place.
+    snippet: Option<&'a str>,
+    /// How many characters are meant, from `column` on; 0 where no line is shown.
+    width: usize,
 }
 
 impl<'a> JsonDiagnostic<'a> {
     fn of(diagnostic: &'a Diagnostic) -> Self {
-        let Diagnostic { location, severity, reason, kind, name, field, message, remedy, snippet: _ } = diagnostic;
+        let Diagnostic { location, severity, reason, kind, name, field, message, remedy, snippet } = diagnostic;
         Self {
             severity: severity.as_str(),
             reason,
@@ -127,6 +147,8 @@ impl<'a> JsonDiagnostic<'a> {
             field,
             message,
             remedy,
+            snippet: snippet.as_ref().map(|snippet| snippet.text.as_str()),
+            width: snippet.as_ref().map_or(0, |snippet| snippet.width),
         }
     }
 }
@@ -134,7 +156,8 @@ impl<'a> JsonDiagnostic<'a> {
 fn json(plan: &Plan, world: &World, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
     let json = Json {
         services: plan.services.values().map(|planned| &**planned).collect(),
-        announcements: plan.announcements.values().map(|announcement| &**announcement).collect(),
+        announcements: by_address(plan),
+        bgp: bgp::Json::of(plan, world),
         frontends: frontends::views(plan, world),
         diagnostics: diagnostics.iter().map(JsonDiagnostic::of).collect(),
     };
@@ -145,6 +168,9 @@ fn text(plan: &Plan, world: &World) -> String {
     let mut output = String::new();
     section(&mut output, "SERVICES", services(plan), "no load balancer services");
     section(&mut output, "ANNOUNCEMENTS", announcements(plan, world), "no addresses to announce");
+    if is_used(world) {
+        section(&mut output, "BGP", bgp::peers(plan, world), "no peers");
+    }
     section(&mut output, "FRONTENDS", frontends::rows(plan, world), "no frontends");
     output
 }
@@ -183,21 +209,47 @@ fn services(plan: &Plan) -> Vec<Vec<String>> {
     plan.services.values().map(|planned| row(planned)).collect()
 }
 
+/// An announcement of either protocol.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnyAnnouncement<'a> {
+    Layer2(&'a Announcement),
+    Bgp(&'a BgpAnnouncement),
+}
+
+/// All announcements by address, those at layer 2 first.
+fn by_address(plan: &Plan) -> Vec<AnyAnnouncement<'_>> {
+    let layer_2 = plan.announcements.values().map(|announcement| AnyAnnouncement::Layer2(announcement));
+    let by_bgp = plan.bgp.announcements.values().map(|announcement| AnyAnnouncement::Bgp(announcement));
+    let mut all: Vec<_> = layer_2.chain(by_bgp).collect();
+    all.sort_by_key(|announcement| match announcement {
+        AnyAnnouncement::Layer2(announcement) => announcement.address,
+        AnyAnnouncement::Bgp(announcement) => announcement.address,
+    });
+    all
+}
+
 fn announcements(plan: &Plan, world: &World) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
-    for announcement in plan.announcements.values() {
-        let by = match (announcement.nodes.as_slice(), &announcement.interfaces) {
-            ([], _) if world.nodes.is_empty() => {
-                "by nobody: no node is known (give --node, or Node objects)".to_owned()
-            }
-            ([], _) => "by nobody".to_owned(),
-            (nodes, None) => format!("by {} on all interfaces", nodes.join(", ")),
-            (nodes, Some(interfaces)) => format!("by {} on {}", nodes.join(", "), interfaces.join(", ")),
-        };
-        rows.push(vec![announcement.address.to_string(), announcement.protocol.to_string(), by]);
-        for exclusion in &announcement.excluded {
-            rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
-        }
+    let nobody = match world.nodes.is_empty() {
+        true => "by nobody: no node is known (give --node, or Node objects)",
+        false => "by nobody",
+    };
+    let rows = |announcement| match announcement {
+        AnyAnnouncement::Layer2(announcement) => layer_2(announcement, nobody),
+        AnyAnnouncement::Bgp(announcement) => bgp::announcement(announcement, nobody),
+    };
+    by_address(plan).into_iter().flat_map(rows).collect()
+}
+
+fn layer_2(announcement: &Announcement, nobody: &str) -> Vec<Vec<String>> {
+    let by = match (announcement.nodes.as_slice(), &announcement.interfaces) {
+        ([], _) => nobody.to_owned(),
+        (nodes, None) => format!("by {} on all interfaces", nodes.join(", ")),
+        (nodes, Some(interfaces)) => format!("by {} on {}", nodes.join(", "), interfaces.join(", ")),
+    };
+    let mut rows = vec![vec![announcement.address.to_string(), announcement.protocol.to_string(), by]];
+    for exclusion in &announcement.excluded {
+        rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
     }
     rows
 }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{
     Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, Hints, IpFamilyPolicy, Node, ObjectName, Protocol,
-    Requested, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy, Weight, Weights, WeightsError,
+    Requested, Secret, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy, Weight, Weights,
+    WeightsError,
 };
 
 use super::read::{Field, Fields, Reader, shortened};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
 const FAMILIES: [(&str, IpFamily); 2] = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
-const PORT: (u16, u16) = (1, u16::MAX);
+pub(super) const PORT: (u16, u16) = (1, u16::MAX);
 const ADDRESS_REMEDY: &str = "give an IPv4 or IPv6 address";
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` by default: 3 hours.
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -132,7 +133,7 @@ fn ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
     ports
 }
 
-fn protocol(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Protocol {
+pub(super) fn protocol(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Protocol {
     fields.get("protocol").and_then(|field| field.one_of(reader, &PROTOCOLS)).unwrap_or(Protocol::Tcp)
 }
 
@@ -144,7 +145,7 @@ fn target(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<TargetPort> {
     field.text(reader).map(|name| TargetPort::Name(name.to_owned()))
 }
 
-fn ip(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<IpAddr> {
+pub(super) fn ip(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<IpAddr> {
     field.parse(reader, "invalid_address", ADDRESS_REMEDY)
 }
 
@@ -161,7 +162,7 @@ fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields
             Some(("evenkeel.io", name)) => matches!(name, "forwarding" | "weights"),
             _ => true,
         };
-        if let Some(field) = annotations.annotation(key).filter(|_| !known) {
+        if !known && let Some(field) = annotations.annotation(key).map(Field::at_key) {
             let remedy = match key {
                 "metallb.universe.tf/mode" => "remove it; an L2Advertisement says how an address is announced",
                 _ => "correct or remove it",
@@ -351,4 +352,13 @@ pub(super) fn node(
         }
     }
     Some(node)
+}
+
+/// `type` where a Secret gives none.
+const OPAQUE: &str = "Opaque";
+
+/// That there is such a secret. Its data is not looked at.
+pub(super) fn secret(reader: &mut Reader<'_>, name: ObjectName, fields: &Fields<'_>) -> Secret {
+    let secret_type = fields.get("type").and_then(|field| field.text(reader)).unwrap_or(OPAQUE);
+    Secret { name, secret_type: secret_type.to_owned() }
 }

@@ -1,12 +1,17 @@
 //! Reading typed values out of a tree, with an error that names the place for everything that does not fit.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use evenkeel_plan::selector::Labels;
 
+use super::duration::{self, DurationError};
+use super::label;
+use super::lines::Lines;
 use super::yaml::{Entry, Node, Position, Scalar, Value};
 use crate::diagnostic::{Diagnostic, Location, Severity};
 
@@ -18,20 +23,8 @@ pub(super) struct Reader<'t> {
     pub(super) name: String,
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) failed: bool,
-}
-
-/// The lines of a text, found once.
-pub(super) struct Lines<'t>(Vec<&'t str>);
-
-impl<'t> Lines<'t> {
-    pub(super) fn of(text: &'t str) -> Self {
-        Self(text.lines().collect())
-    }
-
-    /// The line, cut to a length that fits a terminal.
-    pub(super) fn snippet(&self, line: usize) -> Option<String> {
-        self.0.get(line.checked_sub(1)?).map(|line| line.trim_end().chars().take(160).collect())
-    }
+    /// What is read is not to be shown.
+    pub(super) secret: bool,
 }
 
 impl Reader<'_> {
@@ -56,6 +49,18 @@ impl Reader<'_> {
         self.report(Severity::Warning, reason, field.at, &field.path, message.into(), remedy.into());
     }
 
+    /// Something `fields` ought to have.
+    pub(super) fn missing(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.failed = true;
+        self.report(Severity::Error, "missing_field", fields.at, &fields.path_of(key), message.into(), remedy.into());
+    }
+
     pub(super) fn report(
         &mut self,
         severity: Severity,
@@ -74,7 +79,7 @@ impl Reader<'_> {
             field: path.to_owned(),
             message,
             remedy,
-            snippet: self.lines.snippet(at.line),
+            snippet: if self.secret { None } else { self.lines.snippet(at) },
         });
     }
 }
@@ -83,22 +88,29 @@ impl Reader<'_> {
 pub(super) struct Field<'n> {
     pub(super) node: &'n Node,
     pub(super) path: String,
-    /// The key where there is one, since that is where an eye looks for the field.
+    /// Where it stands.
     pub(super) at: Position,
+    /// Where its key stands, if it has one.
+    key_at: Position,
 }
 
 impl<'n> Field<'n> {
     pub(super) fn root(node: &'n Node) -> Self {
-        Self { node, path: String::new(), at: node.at }
+        Self { node, path: String::new(), at: node.at, key_at: node.at }
     }
 
     fn below(parent: &str, entry: &'n Entry) -> Self {
         let path = match parent {
-            "" => entry.key.clone(),
+            "" => entry.key.to_string(),
             parent if entry.key.contains(['.', '/']) => format!("{parent}[{}]", entry.key),
             parent => format!("{parent}.{}", entry.key),
         };
-        Self { node: &entry.value, path, at: entry.at }
+        Self { node: &entry.value, path, at: entry.focus(), key_at: entry.at }
+    }
+
+    /// The same, for findings about the key.
+    pub(super) fn at_key(self) -> Self {
+        Self { at: self.key_at, ..self }
     }
 
     fn wrong_type(&self, reader: &mut Reader<'_>, expected: &str) {
@@ -136,6 +148,51 @@ impl<'n> Field<'n> {
     /// A string that is not empty; Kubernetes writes optional strings as `""` at times.
     pub(super) fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         self.string(reader).filter(|text| !text.is_empty())
+    }
+
+    /// Whether this is the empty string, as which Kubernetes writes an optional string at times.
+    pub(super) fn is_empty_text(&self) -> bool {
+        self.scalar().and_then(Scalar::as_string) == Some("")
+    }
+
+    /// A string that must not be empty: the name of something.
+    pub(super) fn name(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+        let text = self.string(reader)?;
+        if text.is_empty() {
+            reader.error("invalid_value", self, "an empty string names nothing", "give a name, or remove it");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A string no finding shows.
+    pub(super) fn password(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+        let text = self.scalar().and_then(Scalar::as_string);
+        if text.is_none() {
+            reader.error("wrong_type", self, "expected a string", "put it in quotes");
+        }
+        text
+    }
+
+    /// A duration in Go's notation.
+    pub(super) fn duration(&self, reader: &mut Reader<'_>) -> Option<Duration> {
+        let text = match self.scalar() {
+            Some(scalar) => &scalar.text,
+            None => self.string(reader)?,
+        };
+        // Kubernetes takes a number without quotes for a number, not for a duration.
+        let is_string = self.scalar().is_some_and(|scalar| scalar.as_string().is_some());
+        let error = match duration::parse(text) {
+            Ok(duration) if is_string => return Some(duration),
+            Ok(_) => DurationError::Unit,
+            Err(error) => error,
+        };
+        let remedy = match error {
+            DurationError::Unit => format!("write {}s for seconds", shortened(text)),
+            _ => "write it like 90s, 1m30s or 1h".to_owned(),
+        };
+        reader.error("invalid_duration", self, format!("`{}`: {error}", shortened(text)), remedy);
+        None
     }
 
     pub(super) fn bool(&self, reader: &mut Reader<'_>) -> Option<bool> {
@@ -205,7 +262,7 @@ impl<'n> Field<'n> {
             Value::Sequence(nodes) => nodes
                 .iter()
                 .enumerate()
-                .map(|(n, node)| Self { node, path: format!("{}[{n}]", self.path), at: node.at })
+                .map(|(n, node)| Self { node, path: format!("{}[{n}]", self.path), at: node.at, key_at: node.at })
                 .collect(),
             Value::Scalar(_) | Value::Mapping(_) => {
                 self.wrong_type(reader, "a list");
@@ -214,27 +271,44 @@ impl<'n> Field<'n> {
         }
     }
 
+    /// A list of names. An empty one is refused: left out, a list of it would mean everything.
     pub(super) fn strings(&self, reader: &mut Reader<'_>) -> Vec<String> {
         let items = self.list(reader);
-        items.iter().filter_map(|item| item.text(reader)).map(str::to_owned).collect()
+        items.iter().filter_map(|item| item.name(reader)).map(str::to_owned).collect()
     }
 
-    /// A mapping of strings to strings.
+    /// A list of names, each given once.
+    pub(super) fn names(&self, reader: &mut Reader<'_>) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let mut names = Vec::new();
+        for item in self.list(reader) {
+            let Some(name) = item.name(reader) else { continue };
+            if !seen.insert(name) {
+                let message = format!("`{}` is given before", shortened(name));
+                reader.error("duplicate_value", &item, message, "give it once");
+            }
+            names.push(name.to_owned());
+        }
+        names
+    }
+
+    /// Labels, or those a selector asks for. Without a value means with an empty one.
     pub(super) fn labels(&self, reader: &mut Reader<'_>) -> Labels {
         let Some(fields) = self.fields(reader) else { return Labels::new() };
-        let entries = fields.entries.iter().filter(|entry| !entry.value.is_null());
-        entries
-            .filter_map(|entry| {
-                let value = Field::below(&fields.path, entry).string(reader)?;
-                Some((entry.key.clone(), value.to_owned()))
-            })
-            .collect()
+        let mut labels = Labels::new();
+        for entry in fields.entries {
+            let field = Field::below(&fields.path, entry);
+            label::check_key(reader, &entry.key, || Field::below(&fields.path, entry).at_key());
+            let value = if entry.value.is_null() { Some("") } else { label::value(reader, &field) };
+            labels.extend(value.map(|value| (entry.key.to_string(), value.to_owned())));
+        }
+        labels
     }
 
     pub(super) fn fields(&self, reader: &mut Reader<'_>) -> Option<Fields<'n>> {
         match &self.node.value {
             Value::Mapping(entries) => {
-                Some(Fields { entries, path: self.path.clone(), at: self.at, asked: RefCell::new(Vec::new()) })
+                Some(Fields { entries, path: self.path.clone(), at: self.key_at, asked: RefCell::new(Vec::new()) })
             }
             Value::Scalar(_) | Value::Sequence(_) => {
                 self.wrong_type(reader, "a mapping");
@@ -261,23 +335,25 @@ impl<'n> Fields<'n> {
 
     /// The field by a name only known at run time.
     pub(super) fn annotation(&self, key: &str) -> Option<Field<'n>> {
-        let entry = self.entries.iter().find(|entry| entry.key == key && !entry.value.is_null())?;
+        let entry = self.entries.iter().find(|entry| *entry.key == *key && !entry.value.is_null())?;
         Some(Field::below(&self.path, entry))
     }
 
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str) -> Option<Field<'n>> {
         let field = self.get(key);
         if field.is_none() {
-            let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-            reader.failed = true;
-            let message = format!("`{path}` is missing");
-            reader.report(Severity::Error, "missing_field", self.at, &path, message, format!("add `{key}`"));
+            let message = format!("`{}` is missing", self.path_of(key));
+            reader.missing(self, key, message, format!("add `{key}`"));
         }
         field
     }
 
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &'n str> {
-        self.entries.iter().map(|entry| entry.key.as_str())
+        self.entries.iter().map(|entry| &*entry.key)
     }
 
     /// The list of a field, empty when absent.
@@ -285,12 +361,19 @@ impl<'n> Fields<'n> {
         self.get(key).map(|field| field.list(reader)).unwrap_or_default()
     }
 
+    /// Every value is to be a string, or absent.
+    pub(super) fn check_strings(&self, reader: &mut Reader<'_>) {
+        for entry in self.entries.iter().filter(|entry| !entry.value.is_null()) {
+            Field::below(&self.path, entry).string(reader);
+        }
+    }
+
     /// Every field that was not asked for is an error: in our own kinds a misspelt field would otherwise be ignored
     /// in silence.
     pub(super) fn no_others(&self, reader: &mut Reader<'_>) {
         let known = self.asked.borrow();
-        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
-            let field = Field::below(&self.path, entry);
+        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+            let field = Field::below(&self.path, entry).at_key();
             let remedy = match known.iter().min_by_key(|known| distance(known, &entry.key)) {
                 Some(close) if distance(close, &entry.key) <= 1 + entry.key.len() / 4 => {
                     format!("did you mean `{close}`?")

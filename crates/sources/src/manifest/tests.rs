@@ -5,7 +5,8 @@ use std::time::Duration;
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::selector::Operator;
 use evenkeel_plan::world::{
-    Affinity, Forwarding, IpFamilyPolicy, L2Advertisement, Protocol, Service, TargetPort, TrafficPolicy,
+    Affinity, Aggregation, BgpAdvertisement, BgpPeer, Community, CommunityRef, Forwarding, IpFamilyPolicy,
+    L2Advertisement, Neighbor, ObjectName, Password, PeerAsn, Protocol, Service, TargetPort, Timers, TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -339,6 +340,329 @@ fn a_file_that_is_too_large_or_no_text_is_refused() {
 #[test]
 fn a_byte_order_mark_is_no_content() {
     assert_eq!(read(&format!("\u{feff}{POOL}")).documents.len(), 1);
+}
+
+const PEER: &str = "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: tor}\nspec:\n  myASN: 64512\n  peerASN: 64513\n  peerAddress: 10.0.0.1\n";
+const BGP: &str = "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: lan}\nspec:\n";
+
+fn peer(text: &str) -> BgpPeer {
+    match object(text) {
+        Object::BgpPeer(peer) => (*peer).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_bgp_peer_is_read_in_full() {
+    let peer = peer(
+        r#"
+apiVersion: metallb.io/v1beta2
+kind: BGPPeer
+metadata: {name: tor, namespace: metallb-system}
+spec:
+  myASN: 64512
+  dynamicASN: external
+  localASN: 4200000000
+  interface: eth1
+  sourceAddress: fd00::2
+  peerPort: 1179
+  holdTime: 1m30s
+  keepaliveTime: 10s
+  connectTime: 5s
+  routerID: 10.0.0.2
+  nodeSelectors: [{matchLabels: {rack: a}}]
+  passwordSecret: {name: tor-password}
+  bfdProfile: fast
+  enableGracefulRestart: true
+  ebgpMultiHop: true
+  vrf: red
+  dualStackAddressFamily: true
+"#,
+    );
+    assert_eq!((peer.my_asn, peer.peer_asn, peer.local_asn), (64_512, PeerAsn::External, Some(4_200_000_000)));
+    assert_eq!(peer.neighbor, Neighbor::Interface("eth1".to_owned()));
+    assert_eq!(peer.source_address, "fd00::2".parse().ok());
+    assert_eq!(peer.port, 1179);
+    assert_eq!(peer.timers, Some(Timers { hold: Duration::from_secs(90), keepalive: Duration::from_secs(10) }));
+    assert_eq!(peer.connect_time, Some(Duration::from_secs(5)));
+    assert_eq!(peer.router_id, "10.0.0.2".parse().ok());
+    assert_eq!(peer.node_selectors[0].match_labels["rack"], "a");
+    assert_eq!(peer.password, Some(Password::Secret(ObjectName::new("metallb-system", "tor-password"))));
+    assert_eq!((peer.bfd_profile.as_deref(), peer.vrf.as_deref()), (Some("fast"), Some("red")));
+    assert!(peer.graceful_restart && peer.ebgp_multi_hop && peer.dual_stack_address_family && !peer.disable_mp);
+}
+
+#[test]
+fn a_bgp_peer_has_defaults() {
+    let peer = peer(PEER);
+    assert_eq!((peer.port, peer.timers, peer.peer_asn), (179, None, PeerAsn::Number(64_513)));
+    assert_eq!(peer.neighbor, Neighbor::Address("10.0.0.1".parse().unwrap()));
+    assert_eq!(peer.password, None);
+}
+
+#[test]
+fn an_older_bgp_peer_is_converted() {
+    let older = PEER.replace("v1beta2", "v1beta1") + "  peerPort: 0\n  keepaliveTime: 20s\n";
+    let parsed = read(&older);
+    assert_eq!(parsed.diagnostics.iter().map(|d| d.reason).collect::<Vec<_>>(), ["deprecated_version"]);
+    let Some(Object::BgpPeer(peer)) = &parsed.documents[0].object else { panic!() };
+    assert_eq!(peer.port, 179);
+    assert_eq!(peer.timers, Some(Timers { hold: Duration::from_secs(60), keepalive: Duration::from_secs(20) }));
+    assert_eq!(
+        findings(&(older.replace("0\n", "179\n") + "  vrf: red\n")),
+        ["deprecated_version 1 apiVersion", "unknown_field 10 spec.vrf"]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_bgp_peer_is_named() {
+    let with = |line: &str| findings(&(PEER.to_owned() + line));
+    assert_eq!(findings(&PEER.replace("  myASN: 64512\n", "")), ["missing_field 4 spec.myASN"]);
+    assert_eq!(findings(&PEER.replace("64512", "0")), ["invalid_value 5 spec.myASN"]);
+    assert_eq!(findings(&PEER.replace("64513", "4294967296")), ["invalid_value 6 spec.peerASN"]);
+    assert_eq!(findings(&PEER.replace("64513", "0")), ["missing_field 4 spec.peerASN"]);
+    assert_eq!(findings(&PEER.replace("  peerASN: 64513\n", "")), ["missing_field 4 spec.peerASN"]);
+    assert_eq!(with("  dynamicASN: internal\n"), ["conflicting_fields 8 spec.dynamicASN"]);
+    assert_eq!(
+        with("  dynamicASN: same\n"),
+        ["conflicting_fields 8 spec.dynamicASN", "invalid_value 8 spec.dynamicASN"]
+    );
+    assert_eq!(findings(&PEER.replace("10.0.0.1", "ToR")), ["invalid_address 7 spec.peerAddress"]);
+    assert_eq!(findings(&PEER.replace("10.0.0.1", "0.0.0.0")), ["invalid_address 7 spec.peerAddress"]);
+    assert_eq!(findings(&PEER.replace("10.0.0.1", "\"\"")), ["missing_field 4 spec.peerAddress"]);
+    assert_eq!(with("  interface: eth0\n"), ["conflicting_fields 8 spec.interface"]);
+    assert_eq!(with("  sourceAddress: fd00::1\n"), ["family_mismatch 8 spec.sourceAddress"]);
+    assert_eq!(with("  peerPort: 16385\n"), ["invalid_value 8 spec.peerPort"]);
+    assert_eq!(with("  peerPort: 0\n"), ["invalid_value 8 spec.peerPort"]);
+    assert_eq!(with("  holdTime: 90\n"), ["invalid_duration 8 spec.holdTime"]);
+    assert_eq!(with("  holdTime: 2.9s\n"), ["invalid_timer 8 spec.holdTime"]);
+    assert_eq!(with("  holdTime: 20h\n"), ["invalid_timer 8 spec.holdTime"]);
+    assert_eq!(with("  holdTime: -3s\n"), ["invalid_duration 8 spec.holdTime"]);
+    assert_eq!(with("  keepaliveTime: 500ms\n"), ["invalid_timer 8 spec.keepaliveTime"]);
+    assert_eq!(with("  holdTime: 9s\n  keepaliveTime: 10s\n"), ["invalid_timer 9 spec.keepaliveTime"]);
+    assert_eq!(with("  holdTime: 0s\n"), [""; 0]);
+    assert_eq!(with("  connectTime: 1500ms\n"), ["invalid_timer 8 spec.connectTime"]);
+    assert_eq!(with("  routerID: fd00::1\n"), ["invalid_address 8 spec.routerID"]);
+    assert_eq!(with("  password: a\n  passwordSecret: {name: b}\n"), ["conflicting_fields 9 spec.passwordSecret"]);
+    assert_eq!(with("  passwordSecret: {}\n"), [""; 0]);
+    assert_eq!(with("  disableMP: true\n"), ["deprecated_field 8 spec.disableMP"]);
+    assert_eq!(with("  ebgpMultiHop: true\n"), [""; 0]);
+    assert_eq!(
+        findings(&(PEER.replace("64513", "64512") + "  ebgpMultiHop: true\n")),
+        ["ebgp_multi_hop_on_ibgp 8 spec.ebgpMultiHop"]
+    );
+    assert_eq!(with("  passwd: a\n"), ["unknown_field 8 spec.passwd"]);
+}
+
+#[test]
+fn no_finding_shows_a_password() {
+    for text in [
+        PEER.to_owned() + "  password: 12345678\n",
+        PEER.to_owned() + "  password: hunter2secret\n  passwordSecret: {name: b}\n",
+        PEER.to_owned() + "  \"password\": hunter2secret: x\n",
+        "{\"apiVersion\": \"metallb.io/v1beta2\", \"kind\": \"BGPPeer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"password\": \"hunter2secret\"}}".to_owned(),
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: a, labels: {a: -}}\nstringData: {password: hunter2secret, x: hunter2secret}\n".to_owned(),
+        "{apiVersion: v1, kind: Secret, stringData: {x: hunter2secret}}\n".to_owned(),
+        "apiVersion: v1\nkind: Secret\nstringData:\n  x: hunter2secret\n  x: hunter2secret\n".to_owned(),
+        "apiVersion: v1\nkind: Secret\nstringData:\n  x: \"hunter2secret\n".to_owned(),
+    ] {
+        let parsed = read(&text);
+        assert!(!parsed.diagnostics.is_empty(), "{text}");
+        let shown = format!("{parsed:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("12345678"), "{shown}");
+    }
+}
+
+#[test]
+fn a_bgp_advertisement_is_read_and_checked() {
+    let Object::BgpAdvertisement(ad) = object(
+        &(BGP.to_owned()
+            + "  aggregationLength: 24\n  aggregationLengthV6: 64\n  localPref: 100\n  communities: [no-export, 65535:65282, large:64512:1:2]\n  ipAddressPools: [lan]\n  peers: [tor]\n  nodeSelectors: [{matchLabels: {a: b}}]\n"),
+    ) else {
+        panic!()
+    };
+    assert_eq!((ad.aggregation, ad.local_pref), (Aggregation { v4: 24, v6: 64 }, 100));
+    let standard = CommunityRef::Value(Community::Standard(65_535, 65_282));
+    let large = CommunityRef::Value(Community::Large(64_512, 1, 2));
+    assert_eq!(ad.communities, [CommunityRef::Alias("no-export".to_owned()), standard, large]);
+    assert_eq!((&ad.pools, &ad.peers), (&vec!["lan".to_owned()], &vec!["tor".to_owned()]));
+    let Object::BgpAdvertisement(everything) = object(&BGP.replace("spec:\n", "")) else { panic!() };
+    assert_eq!(*everything, BgpAdvertisement::new(ObjectName::new("", "lan")));
+
+    let with = |line: &str| findings(&(BGP.to_owned() + line));
+    assert_eq!(with("  aggregationLength: 33\n"), ["invalid_value 5 spec.aggregationLength"]);
+    assert_eq!(with("  aggregationLengthV6: 0\n"), ["invalid_value 5 spec.aggregationLengthV6"]);
+    assert_eq!(with("  localPref: -1\n"), ["invalid_value 5 spec.localPref"]);
+    assert_eq!(with("  communities: [65536:1]\n"), ["invalid_community 5 spec.communities[0]"]);
+    assert_eq!(with("  communities: [a:b]\n"), ["invalid_community 5 spec.communities[0]"]);
+    assert_eq!(with("  communities: [a, b, a]\n"), ["duplicate_value 5 spec.communities[2]"]);
+    assert_eq!(with("  peers: [a, a]\n"), ["duplicate_value 5 spec.peers[1]"]);
+    assert_eq!(with("  peers: ['']\n"), ["invalid_value 5 spec.peers[0]"]);
+    assert_eq!(
+        with("  serviceSelectors: [{matchLabels: {a: b}}]\n  aggregationLength: 24\n"),
+        ["conflicting_fields 6 spec.aggregationLength"]
+    );
+    assert_eq!(with("  serviceSelectors: [{matchLabels: {a: b}}]\n  aggregationLength: 32\n"), [""; 0]);
+}
+
+#[test]
+fn a_bfd_profile_is_read_and_checked() {
+    let profile = "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: fast}\nspec:\n";
+    let Object::BfdProfile(read) = object(
+        &(profile.to_owned()
+            + "  receiveInterval: 10\n  transmitInterval: 60000\n  detectMultiplier: 255\n  echoInterval: 50\n  echoMode: true\n  passiveMode: true\n  minimumTtl: 254\n"),
+    ) else {
+        panic!()
+    };
+    assert_eq!(read.receive_interval, Some(Duration::from_millis(10)));
+    assert_eq!(read.transmit_interval, Some(Duration::from_secs(60)));
+    assert_eq!((read.detect_multiplier, read.minimum_ttl), (Some(255), Some(254)));
+    assert!(read.echo_mode && read.passive_mode);
+    for (field, bad) in [
+        ("receiveInterval", 9),
+        ("transmitInterval", 60_001),
+        ("detectMultiplier", 1),
+        ("echoInterval", 0),
+        ("minimumTtl", 255),
+    ] {
+        assert_eq!(findings(&format!("{profile}  {field}: {bad}\n")), [format!("invalid_value 5 spec.{field}")]);
+    }
+}
+
+#[test]
+fn communities_are_read_and_checked() {
+    let with = |items: &str| {
+        format!(
+            "apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {{name: c}}\nspec:\n  communities: [{items}]\n"
+        )
+    };
+    let Object::Community(read) = object(&with("{name: no-export, value: 65535:65281}")) else { panic!() };
+    assert_eq!(read.aliases, [("no-export".to_owned(), Community::Standard(65_535, 65_281))]);
+    assert_eq!(findings(&with("{name: a, value: b}")), ["invalid_community 5 spec.communities[0].value"]);
+    assert_eq!(findings(&with("{name: a}")), ["missing_field 5 spec.communities[0].value"]);
+    let twice = "{name: a, value: 1:2}, {name: a, value: 1:3}";
+    assert_eq!(findings(&with(twice)), ["duplicate_value 5 spec.communities[1]"]);
+}
+
+#[test]
+fn of_a_secret_only_name_and_type_are_kept() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: metallb-system}\ntype: kubernetes.io/basic-auth\nstringData: {password: x}\n";
+    let Object::Secret(read) = object(secret) else { panic!() };
+    assert_eq!(
+        (read.name.to_string().as_str(), read.secret_type.as_str()),
+        ("metallb-system/s", "kubernetes.io/basic-auth")
+    );
+    let Object::Secret(opaque) = object("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n") else { panic!() };
+    assert_eq!(opaque.secret_type, "Opaque");
+}
+
+#[test]
+fn legacy_endpoints_are_read_as_slices() {
+    let text = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets:\n- addresses: [{ip: 10.1.0.1, nodeName: n1, targetRef: {uid: u1}}, {ip: 'fd00::1'}]\n  notReadyAddresses: [{ip: 10.1.0.2}]\n  ports: [{name: http, port: 8080}]\n- addresses: [{ip: 10.1.0.3}]\n  ports: [{name: http, port: 8081}]\n";
+    let Object::Endpoints(read) = object(text) else { panic!() };
+    let shown: Vec<String> = read
+        .slices
+        .iter()
+        .map(|slice| {
+            let endpoints = slice.endpoints.iter().map(|e| format!("{} {}", e.addresses[0], e.ready));
+            format!("{} {} {}", slice.address_type, slice.ports[0].port, endpoints.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    assert_eq!(shown, ["IPv4 8080 10.1.0.1 true, 10.1.0.2 false", "IPv6 8080 fd00::1 true", "IPv4 8081 10.1.0.3 true"]);
+    assert_eq!(read.slices[0].service.as_deref(), Some("web"));
+    assert_eq!(read.slices[0].endpoints[0].node.as_deref(), Some("n1"));
+    assert_eq!(findings(&text.replace("10.1.0.3", "x")), ["invalid_address 8 subsets[1].addresses[0].ip"]);
+    assert_eq!(findings(&text.replace("8081", "0")), ["invalid_value 9 subsets[1].ports[0].port"]);
+}
+
+#[test]
+fn lists_of_one_kind_are_read_as_the_api_server_writes_them() {
+    let list = "{\"kind\": \"ServiceList\", \"apiVersion\": \"v1\", \"metadata\": {}, \"items\": [{\"metadata\": {\"name\": \"a\"}, \"spec\": {}}, {\"metadata\": {\"name\": \"b\"}, \"spec\": {}}]}";
+    let parsed = read(list);
+    assert_eq!(parsed.diagnostics, []);
+    let keys: Vec<_> = parsed.documents.iter().map(|document| document.key.to_string()).collect();
+    assert_eq!(keys, ["Service default/a", "Service default/b"]);
+    let pools = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPoolList\nitems:\n- metadata: {name: a}\n  spec: {addresses: [10.0.0.0/24]}\n";
+    assert_eq!(read(pools).documents.len(), 1);
+    let others = "apiVersion: v1\nkind: ConfigMapList\nitems: [{metadata: {name: a}}]\n";
+    assert_eq!(read(others).skipped.keys().collect::<Vec<_>>(), ["skipped_kind v1 ConfigMap"]);
+    assert!(read("apiVersion: v1\nkind: ServiceList\n").incomplete);
+    let nested = "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Node, metadata: {name: n}}]}]\n";
+    assert_eq!(read(nested).documents.len(), 1);
+}
+
+#[test]
+fn metallbs_other_kinds_are_known() {
+    for kind in ["ServiceL2Status", "ServiceBGPStatus", "ConfigurationState"] {
+        let parsed =
+            read(&format!("apiVersion: metallb.io/v1beta1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{x: y}}\n"));
+        assert!(parsed.skipped.is_empty() && parsed.diagnostics.is_empty(), "{parsed:?}");
+    }
+    let skipped = |text: &str| read(text).skipped.into_keys().collect::<Vec<_>>();
+    assert_eq!(
+        skipped("apiVersion: metallb.io/v1alpha1\nkind: AddressPool\n"),
+        ["former_kind metallb.io/v1alpha1 AddressPool"]
+    );
+    let map =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: config, namespace: metallb-system}\ndata: {config: x}\n";
+    assert_eq!(skipped(map), ["former_kind v1 ConfigMap"]);
+    assert_eq!(skipped(&map.replace("metallb-system", "other")), ["skipped_kind v1 ConfigMap"]);
+    assert_eq!(
+        skipped(&map.replace("metallb-system", "other").replace("{config: x}", "{config: 'address-pools: []'}")),
+        ["former_kind v1 ConfigMap"]
+    );
+    assert_eq!(skipped("apiVersion: metallb.io/v1beta1\nkind: Pool\n"), ["unsupported_kind metallb.io/v1beta1 Pool"]);
+}
+
+#[test]
+fn lists_hold_nothing_twice_and_labels_are_labels() {
+    let pool = |lines: &str| findings(&(POOL.to_owned() + lines));
+    assert_eq!(
+        pool("  serviceAllocation: {namespaces: [a, b, a]}\n"),
+        ["duplicate_value 6 spec.serviceAllocation.namespaces[2]"]
+    );
+    let ranges = |ranges: &str| findings(&POOL.replace("10.0.0.0/24", ranges));
+    assert_eq!(ranges("10.0.0.0/24, 10.0.1.0/24, 10.0.0.9-10.0.0.10"), ["overlapping_ranges 5 spec.addresses[2]"]);
+    assert_eq!(ranges("10.0.0.0/24, 10.0.0.0/24"), ["overlapping_ranges 5 spec.addresses[1]"]);
+    assert_eq!(ranges("10.0.0.0/24, 'fd00::/64', 10.0.1.0/24"), [""; 0]);
+    let ad = |lines: &str| findings(&(ADVERTISEMENT.to_owned() + lines));
+    assert_eq!(ad("  ipAddressPools: [a, a]\n"), ["duplicate_value 5 spec.ipAddressPools[1]"]);
+    let twice = "  nodeSelectors: [{matchExpressions: [{key: k, operator: In, values: [a, b]}]}, {matchExpressions: [{key: k, operator: In, values: [b, a]}]}]\n";
+    assert_eq!(ad(twice), ["duplicate_value 5 spec.nodeSelectors[1]"]);
+    let value = "  nodeSelectors: [{matchExpressions: [{key: k, operator: In, values: [a, a]}]}]\n";
+    assert_eq!(ad(value), ["duplicate_value 5 spec.nodeSelectors[0].matchExpressions[0].values[1]"]);
+    let expression =
+        "  nodeSelectors: [{matchExpressions: [{key: k, operator: Exists}, {key: k, operator: Exists}]}]\n";
+    assert_eq!(ad(expression), ["duplicate_value 5 spec.nodeSelectors[0].matchExpressions[1]"]);
+    assert_eq!(
+        ad("  nodeSelectors: [{matchLabels: {'a b': c}}]\n"),
+        ["invalid_label 5 spec.nodeSelectors[0].matchLabels.a b"]
+    );
+    assert_eq!(
+        ad("  nodeSelectors: [{matchLabels: {a: b c}}]\n"),
+        ["invalid_label 5 spec.nodeSelectors[0].matchLabels.a"]
+    );
+    assert_eq!(
+        findings(&ADVERTISEMENT.replace("{name: lan}", "{name: lan, lables: {a: b}}")),
+        ["unknown_field 3 metadata.lables"]
+    );
+    let Object::L2Advertisement(ad) = object(&(ADVERTISEMENT.to_owned() + "  nodeSelectors: [{matchLabels: {a: }}]\n"))
+    else {
+        panic!()
+    };
+    assert_eq!(ad.node_selectors[0].match_labels["a"], "", "no value is the empty value, not every value");
+}
+
+#[test]
+fn annotations_are_strings() {
+    for value in ["5", "true", "10.5", "[a]"] {
+        let text = BALANCER.replace("{name: web}", &format!("{{name: web, annotations: {{example.com/a: {value}}}}}"));
+        assert_eq!(findings(&text), ["wrong_type 3 metadata.annotations[example.com/a]"]);
+        for prefix in ["metallb.io", "metallb.universe.tf"] {
+            let text = text.replace("example.com/a", &format!("{prefix}/allow-shared-ip"));
+            assert_eq!(findings(&text), [format!("wrong_type 3 metadata.annotations[{prefix}/allow-shared-ip]")]);
+        }
+    }
 }
 
 /// Text made of the pieces manifests are made of, in any order.

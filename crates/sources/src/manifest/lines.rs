@@ -1,0 +1,151 @@
+//! The lines of a text, as findings show them.
+
+use super::yaml::Position;
+use crate::diagnostic::Snippet;
+
+/// The lines of a text, found once.
+pub(super) struct Lines<'t> {
+    lines: Vec<&'t str>,
+    has_passwords: bool,
+}
+
+/// Longest line looked at character by character.
+const MAX_LINE: usize = 4096;
+/// Most characters shown of a line.
+const MAX_SHOWN: usize = 120;
+/// How many of them may come before the place meant, in a line that is longer.
+const MAX_BEFORE: usize = 60;
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(text: &'t str) -> Self {
+        Self { lines: text.lines().collect(), has_passwords: text.contains(PASSWORD) }
+    }
+
+    /// The part of the line around `at`; none where there is no such line, or where it would show a secret.
+    pub(super) fn snippet(&self, at: Position) -> Option<Snippet> {
+        let line = *self.lines.get(at.line.checked_sub(1)?)?;
+        let before = at.column.checked_sub(1)?;
+        let window = if line.len() <= MAX_LINE {
+            let shown = without_secrets(line)?;
+            window(shown.chars(), shown.chars().count(), before)
+        } else if line.is_ascii() && !self.has_passwords {
+            // Characters are bytes here, so the place is found without a look at what comes before it.
+            let start = before.saturating_sub(MAX_BEFORE);
+            let end = line.len().min(start + 2 * MAX_SHOWN);
+            let mut window = window(line.get(start..end)?.chars(), end - start, before - start)?;
+            if start > 0 && !window.text.starts_with(CUT) {
+                window = Snippet { text: format!("{CUT}{}", window.text), column: window.column + CUT.len(), width: 0 };
+            }
+            Some(window)
+        } else {
+            None
+        }?;
+        let rest = window.text.chars().count().saturating_sub(window.column);
+        let width = if at.width == 0 { rest } else { at.width.min(rest) };
+        Some(Snippet { width: width.max(1), ..window })
+    }
+}
+
+const CUT: &str = "...";
+
+/// At most [`MAX_SHOWN`] of `length` characters, those around the one that comes after `before` others.
+fn window(chars: impl Iterator<Item = char>, length: usize, before: usize) -> Option<Snippet> {
+    // The end of the line is a place as well.
+    if before > length {
+        return None;
+    }
+    let start = if length <= MAX_SHOWN { 0 } else { before.saturating_sub(MAX_BEFORE) };
+    let mut text: String = if start > 0 { CUT.to_owned() } else { String::new() };
+    let column = before - start + text.len();
+    text.extend(chars.skip(start).take(MAX_SHOWN));
+    if length > start + MAX_SHOWN {
+        text += CUT;
+    } else {
+        text.truncate(text.trim_end().len());
+    }
+    Some(Snippet { text, column, width: 0 })
+}
+
+const PASSWORD: &str = "password";
+
+/// The line as far as it may be seen: not what comes after `password:`, and nothing of a Secret on one line.
+fn without_secrets(line: &str) -> Option<String> {
+    if mentions_secret(line) {
+        return None;
+    }
+    for (at, key) in line.match_indices(PASSWORD) {
+        let value = after_key(line.get(at + key.len()..)?);
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let shown = line.len() - value.len();
+            return Some(format!("{}***", line.get(..shown)?));
+        }
+    }
+    Some(line.to_owned())
+}
+
+/// Whether an object of kind Secret seems to stand here.
+pub(super) fn mentions_secret(text: &str) -> bool {
+    const KIND: &str = "kind";
+    const SECRET: &str = "Secret";
+    text.match_indices(SECRET).any(|(at, _)| {
+        let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + SECRET.len()..).unwrap_or_default());
+        let key = before.trim_end_matches(['"', '\'', '\\']).trim_end().strip_suffix(':').map(str::trim_end);
+        let key = key.map(|key| key.trim_end_matches(['"', '\'', '\\']));
+        key.is_some_and(|key| key.ends_with(KIND)) && !after.starts_with(|c: char| c.is_alphanumeric())
+    })
+}
+
+/// What follows the colon, if this is the end of a key.
+fn after_key(text: &str) -> Option<&str> {
+    text.trim_start_matches(['"', '\'', '\\']).trim_start().strip_prefix(':').map(str::trim_start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snippet(text: &str, column: usize, width: usize) -> Option<(String, String)> {
+        let snippet = Lines::of(text).snippet(Position { line: 1, column, width })?;
+        let marked = snippet.text.chars().skip(snippet.column).take(snippet.width).collect();
+        Some((snippet.text, marked))
+    }
+
+    fn some(text: &str, marked: &str) -> Option<(String, String)> {
+        Some((text.to_owned(), marked.to_owned()))
+    }
+
+    #[test]
+    fn a_short_line_is_shown_whole() {
+        assert_eq!(snippet("  a: b  ", 6, 1), some("  a: b", "b"));
+        assert_eq!(snippet("ä: é", 4, 1), some("ä: é", "é"), "columns are characters");
+        assert_eq!(snippet("a: b c", 4, 0), some("a: b c", "b c"), "to the end of the line");
+        assert_eq!(snippet("a: b", 4, 99), some("a: b", "b"));
+        assert_eq!(snippet("a: b", 9, 1), None);
+        assert_eq!(Lines::of("a").snippet(Position { line: 2, column: 1, width: 1 }), None);
+    }
+
+    #[test]
+    fn of_a_long_line_the_part_around_the_place_is_shown() {
+        for (length, before) in [(200, 100), (5_000, 2_000), (10_000_000, 9_999_000), (5_000, 0)] {
+            let line = format!("{}here{}", "x".repeat(before), "y".repeat(length - before));
+            let (text, marked) = snippet(&line, before + 1, 4).unwrap();
+            assert_eq!(marked, "here");
+            assert!(text.len() <= MAX_SHOWN + 6 && text.ends_with("y..."), "{text}");
+            assert_eq!(text.starts_with("...x"), before > 0, "{text}");
+        }
+        assert_eq!(snippet(&"é".repeat(5_000), 3_000, 1), None, "not worth counting");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(snippet("  password: geheim", 3, 8), some("  password: ***", "password"));
+        assert_eq!(snippet("{\"password\" : \"geheim\", a: 1}", 3, 8), some("{\"password\" : ***", "password"));
+        assert_eq!(snippet("x: '{\\\"password\\\":\\\"geheim\\\"}'", 1, 1), some("x: '{\\\"password\\\":***", "x"));
+        assert_eq!(snippet("{password: geheim, a: 1}", 20, 1), None, "what is not shown cannot be marked");
+        assert_eq!(snippet("  passwordSecret: {name: a}", 3, 1), some("  passwordSecret: {name: a}", "p"));
+        assert_eq!(snippet("{kind: Secret, data: {a: geheim}}", 1, 1), None);
+        assert_eq!(snippet("{\"kind\": \"Secret\", \"a\": \"geheim\"}", 1, 1), None);
+        assert_eq!(snippet("kind: SecretStore", 7, 0), some("kind: SecretStore", "SecretStore"));
+        assert_eq!(snippet(&format!("{{password: geheim, {}}}", "a, ".repeat(5_000)), 30, 1), None);
+    }
+}

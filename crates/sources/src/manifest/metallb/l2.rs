@@ -1,0 +1,34 @@
+//! L2Advertisement.
+
+use evenkeel_plan::world::{L2Advertisement, ObjectName, PreferredNode};
+
+use super::selector::{selector, selectors};
+use super::{names, spec};
+use crate::manifest::read::{Field, Fields, Reader};
+
+pub(in crate::manifest) fn l2_advertisement(
+    reader: &mut Reader<'_>,
+    name: ObjectName,
+    fields: &Fields<'_>,
+) -> Option<L2Advertisement> {
+    let mut advertisement = L2Advertisement::new(name);
+    let Some(spec) = spec(reader, fields) else { return Some(advertisement) };
+    advertisement.pools = names(reader, &spec, "ipAddressPools");
+    advertisement.pool_selectors = selectors(reader, &spec, "ipAddressPoolSelectors");
+    advertisement.node_selectors = selectors(reader, &spec, "nodeSelectors");
+    advertisement.interfaces = spec.get("interfaces").map(|field| field.strings(reader)).unwrap_or_default();
+    advertisement.service_selectors = selectors(reader, &spec, "serviceSelectors");
+    for field in spec.list(reader, "preferredNodeSelectors") {
+        advertisement.preferred.extend(preferred(reader, &field));
+    }
+    spec.no_others(reader);
+    Some(advertisement)
+}
+
+fn preferred(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<PreferredNode> {
+    let fields = field.fields(reader)?;
+    let weight = fields.require(reader, "weight").and_then(|field| field.number(reader, 1, 100));
+    let preference = fields.require(reader, "preference").and_then(|field| selector(reader, &field));
+    fields.no_others(reader);
+    Some(PreferredNode { weight: weight?, preference: preference? })
+}

@@ -1,0 +1,79 @@
+//! Objects of kinds that are not part of the World.
+
+use super::Parsed;
+use super::read::{Reader, shortened};
+use super::yaml::{Entry, Node, Value};
+use crate::diagnostic::Severity;
+
+/// What MetalLB writes about itself.
+const STATUS_KINDS: [&str; 3] = ["ServiceL2Status", "ServiceBGPStatus", "ConfigurationState"];
+
+/// What to say of such a kind.
+struct Note {
+    severity: Severity,
+    reason: &'static str,
+    message: String,
+    remedy: &'static str,
+}
+
+/// Pass over an object. Each kind is named once.
+pub(super) fn skip(parsed: &mut Parsed, reader: &mut Reader<'_>, root: &Node, version: &str, kind: &str) {
+    let what = format!("{} {}", shortened(version), shortened(kind));
+    let Some(note) = note(root, version, kind, &what) else { return };
+    let at = root.entry("kind").map_or(root.at, Entry::focus);
+    let Note { severity, reason, message, remedy } = note;
+    reader.report(severity, reason, at, "kind", message, remedy.to_owned());
+    if let Some(diagnostic) = reader.diagnostics.pop() {
+        parsed.skipped.entry(format!("{reason} {what}")).or_insert(diagnostic);
+    }
+}
+
+fn note(root: &Node, version: &str, kind: &str, what: &str) -> Option<Note> {
+    let in_group = |group: &str| version.split_once('/').is_some_and(|(of, _)| of == group);
+    if in_group("metallb.io") && STATUS_KINDS.contains(&kind) {
+        return None;
+    }
+    let former = |what: &str, remedy| Note {
+        severity: Severity::Warning,
+        reason: "former_kind",
+        message: format!("{what} is how MetalLB was configured before version 0.13; it has no effect"),
+        remedy,
+    };
+    Some(if in_group("metallb.io") && kind == "AddressPool" {
+        former("AddressPool", "use an IPAddressPool, with an L2Advertisement or a BGPAdvertisement for it")
+    } else if version == "v1" && kind == "ConfigMap" && is_former_configuration(root) {
+        former(
+            "this ConfigMap",
+            "use IPAddressPool, L2Advertisement, BGPPeer and BGPAdvertisement objects for what it holds",
+        )
+    } else if in_group("metallb.io") || in_group("evenkeel.io") {
+        Note {
+            severity: Severity::Warning,
+            reason: "unsupported_kind",
+            message: format!("objects of kind {what} are not supported and have no effect"),
+            remedy: "remove it, or keep MetalLB for it",
+        }
+    } else {
+        Note {
+            severity: Severity::Info,
+            reason: "skipped_kind",
+            message: format!("objects of kind {what} are of no use here and are skipped"),
+            remedy: "nothing needs to be done",
+        }
+    })
+}
+
+/// The ConfigMap `config` of MetalLB's namespace, or of any other if what it holds looks like it.
+fn is_former_configuration(root: &Node) -> bool {
+    let text = |path: &[&str]| {
+        let node = path.iter().try_fold(root, |node, key| node.entry(key).map(|entry| &entry.value))?;
+        match &node.value {
+            Value::Scalar(scalar) => Some(&*scalar.text),
+            Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    };
+    let content = text(&["data", "config"]);
+    text(&["metadata", "name"]) == Some("config")
+        && (text(&["metadata", "namespace"]) == Some("metallb-system") && content.is_some()
+            || content.is_some_and(|content| content.contains("address-pools:")))
+}
