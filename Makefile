@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bpf bpf-check fuzz clean
+.PHONY: help demo test lint unit lab bench bench-plan bpf bpf-check fuzz clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ bench: ## Benchmarks against direct routing, nft, iptables and HAProxy; report i
 	@scripts/setup.sh bench
 	$(CARGO) build --release --locked --package evenkeel --package xtask
 	@scripts/privileged.sh $(TARGET)/release/xtask bench $(BENCH)
+
+bench-plan: ## How long decisions take on large Worlds; needs no privilege
+	$(CARGO) bench --locked --package evenkeel-plan
 
 bpf: ## Build the eBPF object and put it into the tree (needs its toolchain)
 	@scripts/setup.sh bpf

@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for SECONDS each.
+# Runs every fuzz target, or those named, for SECONDS each: fuzz.sh SECONDS [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-for target in $(cargo +nightly fuzz list); do
-  printf '==> fuzzing %s for %s s\n' "$target" "$1"
-  cargo +nightly fuzz run "$target" -- -max_total_time="$1"
+seconds=$1
+shift
+# What the golden tests read is what manifests look like.
+mkdir -p fuzz/corpus/manifest
+for file in tests/golden/*/manifests/*; do
+  [ -f "$file" ] && cp "$file" "fuzz/corpus/manifest/$(tr / - <<<"$file")"
+done
+for target in ${*:-$(cargo +nightly fuzz list)}; do
+  printf '==> fuzzing %s for %s s\n' "$target" "$seconds"
+  cargo +nightly fuzz run "$target" -- -max_total_time="$seconds"
 done

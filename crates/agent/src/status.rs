@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    sync::Arc,
 };
 
 use evenkeel_loader::{BackendFlows, DataPath};
@@ -135,14 +136,19 @@ impl Snapshot<'_> {
     }
 
     fn vips(&self) -> Vec<Vip> {
-        let announcements = self.plan.into_iter().flat_map(|plan| plan.announcements.values());
-        announcements
-            .map(|announcement| Vip {
-                address: announcement.address.to_string(),
-                owner: announcement.nodes.first().map(ToString::to_string),
-                announced: matches!(announcement.address, IpAddr::V4(address) if self.announced.contains(&address)),
-            })
-            .collect()
+        let Some(plan) = self.plan else { return Vec::new() };
+        let at_layer_2 =
+            plan.announcements.values().map(|announcement| (announcement.address, announcement.nodes.first()));
+        // What is announced by BGP is nobody's own.
+        let by_bgp = plan.bgp.announcements.keys().map(|address| (*address, None));
+        // An address that both announce is listed with its owner.
+        let owners: BTreeMap<IpAddr, Option<&Arc<str>>> = by_bgp.chain(at_layer_2).collect();
+        let vip = |(address, owner): (IpAddr, Option<&Arc<str>>)| Vip {
+            address: address.to_string(),
+            owner: owner.map(ToString::to_string),
+            announced: matches!(address, IpAddr::V4(address) if self.announced.contains(&address)),
+        };
+        owners.into_iter().map(vip).collect()
     }
 
     fn frontend(

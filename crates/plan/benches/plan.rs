@@ -109,6 +109,7 @@ fn service_name(n: u32) -> ObjectName {
 fn service(n: u32) -> Service {
     Service {
         is_load_balancer: true,
+        selector: [("app".to_owned(), format!("service-{n}"))].into(),
         ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, target: None }],
         ..Service::new(service_name(n))
     }

@@ -7,23 +7,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::range::IpFamily;
-use crate::world::{BgpAdvertisement, IpAddressPool, Kind, ObjectKey, World};
+use crate::world::{BgpAdvertisement, IpAddressPool, Kind, ObjectKey, ObjectName, World};
 
 /// The namespace MetalLB's manifests use.
 pub const SYSTEM_NAMESPACE: &str = "metallb-system";
 
 /// A World without what is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// What remains. It shares everything with the World it was made of.
     pub world: World,
+    /// Pools that are refused. They are still in the World, because what is held from them stays, so that a mistake in
+    /// the configuration costs nobody an address.
+    pub refused_pools: BTreeSet<ObjectName>,
     /// Why the rest is refused.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 /// Refuse what cannot be in force beside the rest. Looks at configuration only, which is little.
 pub fn check(world: &World) -> Checked {
-    let mut checked = Checked { world: world.clone(), diagnostics: Vec::new() };
+    let mut checked = Checked { world: world.clone(), refused_pools: BTreeSet::new(), diagnostics: Vec::new() };
     checked.refuse_other_namespaces();
     checked.refuse_duplicate_names();
     checked.refuse_duplicate_aliases();
@@ -128,7 +131,10 @@ impl Checked {
     }
 
     fn refuse(&mut self, key: &ObjectKey, reason: &'static str, field: &str, message: String, remedy: String) {
-        self.world.remove(key);
+        match key.kind {
+            Kind::IpAddressPool => _ = self.refused_pools.insert(key.name.clone()),
+            _ => self.world.remove(key),
+        }
         self.diagnostics.push(Diagnostic {
             severity: Severity::Error,
             reason,
@@ -166,7 +172,7 @@ fn configuration(world: &World) -> impl Iterator<Item = ObjectKey> {
     pools.chain(l2).chain(peers).chain(bgp).chain(profiles).chain(communities)
 }
 
-fn key(kind: Kind, name: &crate::world::ObjectName) -> ObjectKey {
+fn key(kind: Kind, name: &ObjectName) -> ObjectKey {
     ObjectKey { kind, name: name.clone() }
 }
 
@@ -192,9 +198,7 @@ fn ipv6_advertisements(world: &World) -> Option<Vec<&BgpAdvertisement>> {
 mod tests {
     use super::*;
     use crate::world::testing::{advertisement, pool};
-    use crate::world::{
-        BfdProfile, BgpPeer, Community, CommunityAliases, L2Advertisement, Neighbor, ObjectName, PeerAsn,
-    };
+    use crate::world::{BfdProfile, BgpPeer, Community, CommunityAliases, L2Advertisement, Neighbor, PeerAsn};
 
     fn shown(world: &World) -> Vec<String> {
         let found = check(world).diagnostics;
@@ -214,7 +218,11 @@ mod tests {
 
     #[test]
     fn configuration_lives_in_one_namespace() {
-        let names = |world: &World| check(world).world.pools.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |world: &World| {
+            let Checked { world, refused_pools, .. } = check(world);
+            let in_force = world.pools.keys().filter(|name| !refused_pools.contains(*name));
+            in_force.map(ToString::to_string).collect::<Vec<_>>()
+        };
         let world = with_pools(&[("", "a"), ("lb", "b"), ("lb", "c"), ("other", "d")]);
         assert_eq!(names(&world), ["a", "lb/b", "lb/c"], "where most of it is");
         assert_eq!(shown(&world), ["outside_system_namespace IPAddressPool other/d metadata.namespace"]);

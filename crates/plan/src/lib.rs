@@ -22,6 +22,7 @@ pub mod maglev;
 pub mod memory;
 mod plan;
 pub mod range;
+pub mod reason;
 pub mod selector;
 pub mod world;
 

@@ -9,6 +9,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::allocate::{self, Allocation, Reallocated, ServicePlan};
 use crate::bgp::{self, BgpPlan};
+use crate::check::{self, Checked};
 use crate::diagnostic::Diagnostic;
 use crate::elect::{self, Announcement, AnnouncementProtocol, Electorate, Sharer};
 use crate::endpoints::SliceIndex;
@@ -77,8 +78,10 @@ pub fn plan(world: &World, memory: &Memory) -> Plan {
 /// one [`plan`] gives for the same World and the Memory of the Plan before.
 #[derive(Debug)]
 pub struct Planner {
-    /// The World of the present Plan; `None` before the first.
-    world: Option<World>,
+    /// The World as it was given last; `None` before the first.
+    given: Option<World>,
+    /// What of it is in force.
+    in_force: Checked,
     slices: SliceIndex,
     allocation: Allocation,
     electorate: Electorate,
@@ -108,7 +111,8 @@ impl Planner {
     /// No World yet.
     pub fn new(memory: Memory) -> Self {
         Self {
-            world: None,
+            given: None,
+            in_force: Checked::default(),
             slices: SliceIndex::default(),
             allocation: Allocation::new(memory.allocations.clone()),
             electorate: Electorate::default(),
@@ -126,9 +130,16 @@ impl Planner {
 
     /// Follow the World to its next version. Returns what happened to services on the way.
     pub fn update(&mut self, world: &World) -> Vec<Event> {
-        let before = self.world.take();
-        let mut difference = Difference::between(before.as_ref(), world);
-        difference.services.extend(self.slices.follow(before.as_ref().unwrap_or(&World::default()), world));
+        let checked = self.check(world);
+        let mut difference = match self.given {
+            Some(_) => Difference::between(&self.in_force, &checked),
+            None => Difference::everything(),
+        };
+        difference.follow_services(&self.in_force.world, &checked.world);
+        difference.services.extend(self.slices.follow(&self.in_force.world, &checked.world));
+        self.given = Some(world.clone());
+        self.in_force = checked;
+        let world = &self.in_force.world.clone();
 
         let reallocated = self.allocate(world, &difference);
         let mut addresses = reallocated.addresses;
@@ -155,13 +166,32 @@ impl Planner {
         if self.conflicts.settle(&self.plan.bgp.announcements) || difference.sessions {
             self.plan.set_findings(Stage::World, &ObjectName::new("", "conflicts"), self.conflicts.findings(world));
         }
-        self.world = Some(world.clone());
         reallocated.events
+    }
+
+    /// What of a World is in force. Only a change of the configuration needs another look.
+    fn check(&mut self, world: &World) -> Checked {
+        if self.given.as_ref().is_some_and(|given| same_configuration(given, world)) {
+            let Checked { world: before, refused_pools, diagnostics } = self.in_force.clone();
+            let world = World {
+                pools: before.pools,
+                l2_advertisements: before.l2_advertisements,
+                bgp_advertisements: before.bgp_advertisements,
+                bgp_peers: before.bgp_peers,
+                bfd_profiles: before.bfd_profiles,
+                communities: before.communities,
+                ..world.clone()
+            };
+            return Checked { world, refused_pools, diagnostics };
+        }
+        let checked = check::check(world);
+        self.plan.set_findings(Stage::World, &ObjectName::new("", "check"), checked.diagnostics.clone());
+        checked
     }
 
     fn allocate(&mut self, world: &World, difference: &Difference) -> Reallocated {
         let reallocated = if difference.allocation {
-            let (findings, reallocated) = self.allocation.all(world);
+            let (findings, reallocated) = self.allocation.all(world, &self.in_force.refused_pools);
             let others = self.plan.findings.iter().filter(|((stage, _), _)| *stage != Stage::Allocate);
             self.plan.findings = others.map(|(key, findings)| (key.clone(), Arc::clone(findings))).collect();
             self.plan.set_findings(Stage::World, &ObjectName::new("", "allocate"), findings);
@@ -253,11 +283,15 @@ impl Planner {
 }
 
 impl Difference {
-    fn between(before: Option<&World>, now: &World) -> Self {
-        let Some(before) = before else {
-            return Self { allocation: true, election: true, sessions: true, ..Self::default() };
-        };
-        let allocation = !same(&before.pools, &now.pools)
+    fn everything() -> Self {
+        Self { allocation: true, election: true, sessions: true, ..Self::default() }
+    }
+
+    fn between(before: &Checked, now: &Checked) -> Self {
+        let refused = before.refused_pools == now.refused_pools;
+        let (before, now) = (&before.world, &now.world);
+        let allocation = !refused
+            || !same(&before.pools, &now.pools)
             || !same(&before.namespaces, &now.namespaces)
             || before.load_balancer_class != now.load_balancer_class
             || before.incomplete != now.incomplete;
@@ -270,22 +304,34 @@ impl Difference {
             || before.ignore_exclude_label != now.ignore_exclude_label;
         let sessions = bgp::is_used(now)
             && (!same(&before.bfd_profiles, &now.bfd_profiles) || !same(&before.secrets, &now.secrets));
-        let mut difference = Self { allocation, election, sessions: election || sessions, ..Self::default() };
+        Self { allocation, election, sessions: election || sessions, ..Self::default() }
+    }
+
+    /// Note the services that are others than before.
+    fn follow_services(&mut self, before: &World, now: &World) {
         for item in before.services.diff(&now.services) {
             let (name, old, new) = match item {
                 DiffItem::Add(name, new) => (name, None, Some(new)),
                 DiffItem::Update { old: (name, old), new: (_, new) } => (name, Some(old), Some(new)),
                 DiffItem::Remove(name, old) => (name, Some(old), None),
             };
-            difference.services.insert(name.clone());
+            self.services.insert(name.clone());
             // What is held for a service that was missing from an incomplete World is up for decision when it returns.
             let returns = now.incomplete && old.is_none();
             if returns || !allocate::asks_the_same(old.map(|old| &**old), new.map(|new| &**new)) {
-                difference.requests.insert(name.clone());
+                self.requests.insert(name.clone());
             }
         }
-        difference
     }
+}
+
+fn same_configuration(one: &World, other: &World) -> bool {
+    same(&one.pools, &other.pools)
+        && same(&one.l2_advertisements, &other.l2_advertisements)
+        && same(&one.bgp_advertisements, &other.bgp_advertisements)
+        && same(&one.bgp_peers, &other.bgp_peers)
+        && same(&one.bfd_profiles, &other.bfd_profiles)
+        && same(&one.communities, &other.communities)
 }
 
 /// Whether two versions of a map are equal, without looking at what they share.

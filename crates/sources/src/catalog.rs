@@ -2,7 +2,7 @@
 //! it is fed contents and points in time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,32 +10,63 @@ use evenkeel_plan::World;
 use evenkeel_plan::world::{Object, ObjectKey, ObjectName};
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
-use crate::manifest::{self, Parsed, Place, Places};
+use crate::manifest::{self, MAX_FINDINGS, MAX_MESSAGE, Parsed, Places, Position, cut};
 
 /// How long an object has to be absent before it is removed.
 pub const REMOVAL_DELAY: Duration = Duration::from_millis(200);
 /// How long, when more than half of all objects are absent: more likely an accident than a wish.
 pub const MASS_REMOVAL_DELAY: Duration = Duration::from_secs(2);
 
-/// The files' contents and the World they make.
+/// The files' contents and the World they make. What a change costs depends on the file that changed, not on the others.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    files: BTreeMap<PathBuf, Parsed>,
-    /// The files whose content is new since the last [`Catalog::settle`]: only there can an object be another.
-    touched: BTreeSet<PathBuf>,
+    files: BTreeMap<Arc<Path>, File>,
+    /// Where each object is defined, in path order.
+    mentions: BTreeMap<ObjectKey, Vec<Mention>>,
+    /// The objects about which a file says something else since the last [`Catalog::settle`].
+    touched: BTreeSet<ObjectKey>,
     live: BTreeMap<ObjectKey, Live>,
+    /// The live objects that are in no file, with the time at which that was first found, on the clock of
+    /// [`Catalog::settle`].
+    absent: BTreeMap<ObjectKey, Duration>,
+    /// The files with findings, those that name kinds which are skipped, and the objects defined more than once: all
+    /// there is to look through for [`Catalog::diagnostics`].
+    noisy: BTreeSet<Arc<Path>>,
+    skipping: BTreeMap<String, BTreeSet<Arc<Path>>>,
+    duplicated: BTreeSet<ObjectKey>,
+    /// Findings may differ since the last [`Catalog::settle`].
+    news: bool,
+    /// How many objects are waiting to be removed as more than half of all.
+    vanishing: Option<usize>,
+    versions: u64,
+    /// How many objects the last [`Catalog::settle`] had to consider.
+    considered: usize,
     world: Arc<World>,
     diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Debug)]
+struct File {
+    parsed: Parsed,
+    /// Tells one content from another.
+    version: u64,
+}
+
+/// One definition of an object: a document of a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Mention {
+    file: Arc<Path>,
+    document: usize,
 }
 
 /// An object in its last good version.
 #[derive(Debug)]
 struct Live {
     object: Object,
-    file: PathBuf,
-    places: Places,
-    /// When it was first found to be in no file, on the clock of [`Catalog::settle`].
-    absent_since: Option<Duration>,
+    file: Arc<Path>,
+    places: Arc<Places>,
+    /// The version of the file the places are in.
+    version: u64,
 }
 
 /// What [`Catalog::settle`] came to.
@@ -48,9 +79,9 @@ pub struct Settled {
 }
 
 /// What the files want with an object.
-enum Wish<'a> {
+enum Wish {
     /// This version.
-    Version(&'a Path, &'a Object, &'a Places),
+    Version(Live),
     /// Its present version is to stay: the new one cannot be read.
     Keep,
 }
@@ -70,18 +101,70 @@ impl Catalog {
     }
 
     fn set(&mut self, path: &Path, parsed: Parsed) {
-        self.files.insert(path.to_owned(), parsed);
-        self.touched.insert(path.to_owned());
+        let path: Arc<Path> = path.into();
+        self.forget(&path);
+        let mut mentions: BTreeMap<&ObjectKey, Vec<Mention>> = BTreeMap::new();
+        for (document, read) in parsed.documents.iter().enumerate() {
+            mentions.entry(&read.key).or_default().push(Mention { file: Arc::clone(&path), document });
+        }
+        for (key, new) in mentions {
+            let all = self.mentions.entry(key.clone()).or_default();
+            all.extend(new);
+            all.sort();
+            self.touched.insert(key.clone());
+        }
+        if parsed.incomplete {
+            self.touch_live(&path);
+        }
+        if !parsed.diagnostics.is_empty() {
+            self.noisy.insert(Arc::clone(&path));
+        }
+        for what in parsed.skipped.keys() {
+            self.skipping.entry(what.clone()).or_default().insert(Arc::clone(&path));
+        }
+        self.versions += 1;
+        self.files.insert(path, File { parsed, version: self.versions });
     }
 
     /// A file is no longer there.
     pub fn remove_file(&mut self, path: &Path) {
-        self.files.remove(path);
+        self.forget(path);
+    }
+
+    /// Take out all that a file says.
+    fn forget(&mut self, path: &Path) {
+        self.news = true;
+        let Some(file) = self.files.remove(path) else { return };
+        let keys: BTreeSet<ObjectKey> = file.parsed.documents.into_iter().map(|document| document.key).collect();
+        for key in keys {
+            if let Some(mentions) = self.mentions.get_mut(&key) {
+                mentions.retain(|mention| *mention.file != *path);
+                if mentions.is_empty() {
+                    self.mentions.remove(&key);
+                }
+            }
+            self.touched.insert(key);
+        }
+        if file.parsed.incomplete {
+            self.touch_live(path);
+        }
+        self.noisy.remove(path);
+        for what in file.parsed.skipped.keys() {
+            if let Some(files) = self.skipping.get_mut(what) {
+                files.remove(path);
+            }
+        }
+    }
+
+    /// A file that is not understood in full may define whatever it did before.
+    fn touch_live(&mut self, path: &Path) {
+        let live = self.live.iter().filter(|(_, live)| *live.file == *path);
+        self.touched.extend(live.map(|(key, _)| key.clone()));
     }
 
     /// The files known.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.keys().map(PathBuf::as_path)
+        self.files.keys().map(|path| &**path)
     }
 
     /// The World as of the last [`Catalog::settle`].
@@ -94,120 +177,155 @@ impl Catalog {
         &self.diagnostics
     }
 
+    /// How many objects the last [`Catalog::settle`] had to consider: those of the files that changed.
+    pub fn considered(&self) -> usize {
+        self.considered
+    }
+
     /// All files have been looked at, at the time `now` on any clock that does not go back. Additions and changes
     /// apply at once; an object no file has any more is removed when it is still absent a while later.
     pub fn settle(&mut self, now: Duration) -> Settled {
-        let mut diagnostics = Vec::new();
-        let wishes = self.wishes(&mut diagnostics);
-        let wanted: BTreeSet<ObjectKey> = wishes.keys().map(|key| (*key).clone()).collect();
-        let mut news = Vec::new();
-        let mut moves = Vec::new();
-        for (key, wish) in wishes {
-            let Wish::Version(file, object, places) = wish else { continue };
-            match self.live.get(key) {
-                Some(live) if live.file == file && !self.touched.contains(file) => {}
-                Some(live) if live.object == *object => {
-                    if live.file != file || live.places != *places {
-                        moves.push((key.clone(), file.to_owned(), places.clone()));
-                    }
-                }
-                _ => news.push((key.clone(), object.clone(), file.to_owned(), places.clone())),
-            }
+        let mut world = None;
+        self.considered = self.touched.len();
+        for key in std::mem::take(&mut self.touched) {
+            self.apply(key, now, &mut world);
         }
-        self.touched.clear();
-        let world_changed = !news.is_empty();
-        let mut world = World::clone(&self.world);
-        for (key, file, places) in moves {
-            if let Some(live) = self.live.get_mut(&key) {
-                (live.file, live.places) = (file, places);
-            }
-        }
-        for (key, object, file, places) in news {
-            world.insert(key.name.clone(), object.clone());
-            self.live.insert(key, Live { object, file, places, absent_since: None });
-        }
-        let (removed, recheck_at) = self.remove_absent(&wanted, now, &mut diagnostics);
+        let (removed, recheck_at) = self.remove_absent(now);
         for key in &removed {
-            world.remove(key);
+            world.get_or_insert_with(|| World::clone(&self.world)).remove(key);
         }
-        let world_changed = world_changed || !removed.is_empty();
-        if world_changed {
+        let world_changed = world.is_some();
+        if let Some(world) = world {
             self.world = Arc::new(world);
         }
-        diagnostics.extend(self.files.values().flat_map(|parsed| &parsed.diagnostics).cloned());
-        diagnostics.extend(self.skipped());
-        diagnostics.sort();
-        diagnostics.dedup();
-        let changed = world_changed || diagnostics != self.diagnostics;
-        self.diagnostics = diagnostics;
+        let mut changed = world_changed;
+        if std::mem::take(&mut self.news) {
+            let diagnostics = self.collect_diagnostics();
+            changed |= diagnostics != self.diagnostics;
+            self.diagnostics = diagnostics;
+        }
         Settled { changed, recheck_at }
     }
 
-    /// What each object is to be. The first file in path order that mentions an object decides.
-    fn wishes(&self, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<&ObjectKey, Wish<'_>> {
-        let mut by_file: BTreeMap<&Path, Vec<&ObjectKey>> = BTreeMap::new();
-        if self.files.values().any(|parsed| parsed.incomplete) {
-            for (key, live) in &self.live {
-                by_file.entry(&live.file).or_default().push(key);
+    /// Do with an object what the files want.
+    fn apply(&mut self, key: ObjectKey, now: Duration, world: &mut Option<World>) {
+        if self.mentions.get(&key).is_some_and(|mentions| mentions.len() > 1) {
+            self.duplicated.insert(key.clone());
+        } else {
+            self.duplicated.remove(&key);
+        }
+        match self.wish(&key) {
+            None if self.live.contains_key(&key) => _ = self.absent.entry(key).or_insert(now),
+            None => {}
+            Some(Wish::Keep) => _ = self.absent.remove(&key),
+            Some(Wish::Version(new)) => {
+                self.absent.remove(&key);
+                if self.live.get(&key).is_none_or(|live| live.object != new.object) {
+                    let world = world.get_or_insert_with(|| World::clone(&self.world));
+                    world.insert(key.name.clone(), new.object.clone());
+                }
+                self.live.insert(key, new);
             }
         }
-        let mut wishes: BTreeMap<&ObjectKey, Wish<'_>> = BTreeMap::new();
-        let mut first: BTreeMap<&ObjectKey, (&Path, &Places)> = BTreeMap::new();
-        for (path, parsed) in &self.files {
-            for document in &parsed.documents {
-                if let Some((earlier, places)) = first.get(&document.key) {
-                    diagnostics.push(duplicate(&document.key, (path, &document.places), (earlier, places)));
-                    continue;
-                }
-                first.insert(&document.key, (path, &document.places));
-                let wish = match &document.object {
-                    Some(object) => Some(Wish::Version(path, object, &document.places)),
-                    None => self.live.contains_key(&document.key).then_some(Wish::Keep),
-                };
-                if let Some(wish) = wish {
-                    wishes.entry(&document.key).or_insert(wish);
-                }
-            }
-            if parsed.incomplete {
-                for key in by_file.get(path.as_path()).into_iter().flatten() {
-                    wishes.entry(key).or_insert(Wish::Keep);
-                }
-            }
+    }
+
+    /// What an object is to be. The first file in path order that mentions it decides, or that may do so: one that
+    /// cannot be understood in full.
+    fn wish(&self, key: &ObjectKey) -> Option<Wish> {
+        let live = self.live.get(key);
+        let unclear =
+            live.map(|live| &live.file).filter(|file| self.files.get(*file).is_some_and(|f| f.parsed.incomplete));
+        let Some(mention) = self.mentions.get(key).and_then(|mentions| mentions.first()) else {
+            return unclear.map(|_| Wish::Keep);
+        };
+        if unclear.is_some_and(|file| *file < mention.file) {
+            return Some(Wish::Keep);
         }
-        wishes
+        let file = self.files.get(&mention.file)?;
+        let document = file.parsed.documents.get(mention.document)?;
+        match &document.object {
+            Some(object) => Some(Wish::Version(Live {
+                object: object.clone(),
+                file: Arc::clone(&mention.file),
+                places: Arc::clone(&document.places),
+                version: file.version,
+            })),
+            None => live.map(|_| Wish::Keep),
+        }
     }
 
     /// Remove what has been absent for long enough. Returns what was, and when to look again.
-    fn remove_absent(
-        &mut self,
-        wanted: &BTreeSet<ObjectKey>,
-        now: Duration,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> (Vec<ObjectKey>, Option<Duration>) {
-        for (key, live) in &mut self.live {
-            live.absent_since = if wanted.contains(key) { None } else { live.absent_since.or(Some(now)) };
-        }
-        let absent: Vec<&Live> = self.live.values().filter(|live| live.absent_since.is_some()).collect();
-        let all = self.live.len();
-        let mass = absent.len() * 2 > all;
+    fn remove_absent(&mut self, now: Duration) -> (Vec<ObjectKey>, Option<Duration>) {
+        let mass = self.absent.len() * 2 > self.live.len();
         let delay = if mass { MASS_REMOVAL_DELAY } else { REMOVAL_DELAY };
-        let due = |live: &Live| live.absent_since.is_some_and(|since| now >= since + delay);
-        let recheck_at = absent.iter().filter(|live| !due(live)).filter_map(|live| live.absent_since).min();
-        if mass && recheck_at.is_some() {
-            let file = absent.first().map_or(Path::new(""), |live| live.file.as_path());
-            diagnostics.push(mass_removal(file, absent.len(), all));
+        let recheck_at = self.absent.values().filter(|since| now < **since + delay).min().map(|since| *since + delay);
+        let vanishing = (mass && recheck_at.is_some()).then_some(self.absent.len());
+        self.news |= vanishing != self.vanishing;
+        self.vanishing = vanishing;
+        let due = |_: &ObjectKey, since: &mut Duration| now >= *since + delay;
+        let removed: Vec<ObjectKey> = self.absent.extract_if(.., due).map(|(key, _)| key).collect();
+        for key in &removed {
+            self.live.remove(key);
         }
-        let removed = self.live.extract_if(.., |_, live| due(live)).map(|(key, _)| key).collect();
-        (removed, recheck_at.map(|since| since + delay))
+        (removed, recheck_at)
     }
 
-    /// Each kind that is not part of the World, at the first place it stands at.
-    fn skipped(&self) -> Vec<Diagnostic> {
-        let mut first: BTreeMap<&str, &Diagnostic> = BTreeMap::new();
-        for (what, diagnostic) in self.files.values().flat_map(|parsed| &parsed.skipped) {
-            first.entry(what).or_insert(diagnostic);
+    fn collect_diagnostics(&self) -> Vec<Diagnostic> {
+        let parsed = |path: &Arc<Path>| self.files.get(path).map(|file| &file.parsed);
+        let mut diagnostics: Vec<Diagnostic> =
+            self.noisy.iter().filter_map(parsed).flat_map(|parsed| &parsed.diagnostics).cloned().collect();
+        // Each kind that is not part of the World, at the first place it stands at.
+        for (what, files) in &self.skipping {
+            let first = files.first().and_then(parsed).and_then(|parsed| parsed.skipped.get(what));
+            diagnostics.extend(first.cloned());
         }
-        first.into_values().cloned().collect()
+        self.collect_duplicates(&mut diagnostics);
+        if let Some(absent) = self.vanishing {
+            let first = self.absent.keys().next().and_then(|key| self.live.get(key));
+            let file = first.map_or(Path::new(""), |live| &*live.file);
+            diagnostics.push(mass_removal(file, absent, self.live.len()));
+        }
+        diagnostics.sort();
+        diagnostics.dedup();
+        diagnostics
+    }
+
+    fn collect_duplicates(&self, diagnostics: &mut Vec<Diagnostic>) {
+        let mut counts: BTreeMap<&Path, usize> = BTreeMap::new();
+        let mentions = self.duplicated.iter().filter_map(|key| Some((key, self.mentions.get(key)?)));
+        for (key, mentions) in mentions {
+            let Some((first, others)) = mentions.split_first() else { continue };
+            for other in others {
+                let count = counts.entry(&*other.file).or_default();
+                *count += 1;
+                if *count <= MAX_FINDINGS {
+                    diagnostics.push(self.duplicate(key, other, first));
+                }
+            }
+        }
+        let too_many = counts.into_iter().filter(|(_, count)| *count > MAX_FINDINGS);
+        diagnostics
+            .extend(too_many.map(|(file, count)| manifest::more_findings(file, Severity::Error, count - MAX_FINDINGS)));
+    }
+
+    fn duplicate(&self, key: &ObjectKey, later: &Mention, earlier: &Mention) -> Diagnostic {
+        let place = |mention: &Mention| {
+            let file = self.files.get(&mention.file)?;
+            file.parsed.documents.get(mention.document)?.places.object()
+        };
+        let line = |mention: &Mention| format!("{}:{}", mention.file.display(), place(mention).map_or(0, |at| at.line));
+        let at = place(later);
+        Diagnostic {
+            location: location(&later.file, at),
+            severity: Severity::Error,
+            reason: "duplicate_object",
+            kind: key.kind.to_string(),
+            name: key.name.to_string(),
+            field: "metadata.name".to_owned(),
+            message: format!("{key} is already defined at {}, which is used; not {}", line(earlier), line(later)),
+            remedy: "keep one of the two".to_owned(),
+            snippet: at.and_then(|at| self.files.get(&later.file)?.parsed.text.snippet(at)),
+        }
     }
 
     /// A finding about objects of the World, with the place where the object stands.
@@ -215,52 +333,28 @@ impl Catalog {
         let (namespace, name) = finding.name.split_once('/').unwrap_or(("", &finding.name));
         let key = ObjectKey { kind: finding.kind, name: ObjectName::new(namespace, name) };
         let live = self.live.get(&key);
-        let place = live.and_then(|live| live.places.fields.get(&finding.field).or_else(|| live.places.object()));
+        let at = live.and_then(|live| live.places.of(&finding.field).or_else(|| live.places.object()));
+        // A last good version is no longer what the file shows.
+        let text = live.and_then(|live| {
+            let file = self.files.get(&live.file).filter(|file| file.version == live.version)?;
+            Some(&file.parsed.text)
+        });
         Diagnostic {
-            location: Location {
-                file: live.map(|live| live.file.clone()).unwrap_or_default(),
-                line: place.map_or(0, |place| place.line),
-                column: place.map_or(0, |place| place.column),
-            },
+            location: location(live.map_or(Path::new(""), |live| &*live.file), at),
             severity: finding.severity,
             reason: finding.reason,
             kind: finding.kind.to_string(),
             name: finding.name.clone(),
             field: finding.field.clone(),
-            message: finding.message.clone(),
-            remedy: finding.remedy.clone(),
-            snippet: place.and_then(|place| place.snippet.clone()),
+            message: cut(&finding.message, MAX_MESSAGE),
+            remedy: cut(&finding.remedy, MAX_MESSAGE),
+            snippet: text.zip(at).and_then(|(text, at)| text.snippet(at)),
         }
     }
 }
 
-impl Places {
-    /// The place of the object itself.
-    fn object(&self) -> Option<&Place> {
-        self.fields.get("")
-    }
-}
-
-fn duplicate(key: &ObjectKey, later: (&Path, &Places), earlier: (&Path, &Places)) -> Diagnostic {
-    let line = |(path, places): (&Path, &Places)| {
-        format!("{}:{}", path.display(), places.object().map_or(0, |place| place.line))
-    };
-    let place = later.1.object();
-    Diagnostic {
-        location: Location {
-            file: later.0.to_owned(),
-            line: place.map_or(0, |place| place.line),
-            column: place.map_or(0, |place| place.column),
-        },
-        severity: Severity::Error,
-        reason: "duplicate_object",
-        kind: key.kind.to_string(),
-        name: key.name.to_string(),
-        field: "metadata.name".to_owned(),
-        message: format!("{key} is already defined at {}, which is used; not {}", line(earlier), line(later)),
-        remedy: "keep one of the two".to_owned(),
-        snippet: place.and_then(|place| place.snippet.clone()),
-    }
+fn location(file: &Path, at: Option<Position>) -> Location {
+    Location { file: file.to_owned(), line: at.map_or(0, |at| at.line), column: at.map_or(0, |at| at.column) }
 }
 
 fn mass_removal(file: &Path, absent: usize, all: usize) -> Diagnostic {
@@ -271,6 +365,8 @@ fn mass_removal(file: &Path, absent: usize, all: usize) -> Diagnostic {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ms(millis: u64) -> Duration {
@@ -429,6 +525,70 @@ mod tests {
         let catalog = with(&[("a.yaml", &format!("{other}---\n{other}")), ("b.yaml", other)]);
         assert_eq!(reasons(&catalog), ["skipped_kind"]);
         assert_eq!(catalog.diagnostics()[0].severity, Severity::Info);
+    }
+
+    #[test]
+    fn a_look_costs_what_changed() {
+        let mut catalog = Catalog::default();
+        for file in 0..100 {
+            let pools: String =
+                (0..50).map(|n| pool(&format!("p{file}-{n}"), &format!("10.{file}.{n}.0/24"))).collect();
+            set(&mut catalog, &format!("{file}.yaml"), &pools);
+        }
+        catalog.settle(ms(0));
+        assert_eq!((catalog.considered(), catalog.world().pools.len()), (5000, 5000));
+        set(&mut catalog, "7.yaml", &pool("p7-0", "10.200.0.0/24"));
+        assert!(catalog.settle(ms(1)).changed);
+        assert_eq!(catalog.considered(), 50, "the pools of one file");
+        assert_eq!(catalog.settle(ms(300)), Settled { changed: true, recheck_at: None });
+        assert_eq!((catalog.considered(), catalog.world().pools.len()), (0, 4951), "only the clock went on");
+        set(&mut catalog, "7.yaml", "kind: [");
+        catalog.settle(ms(301));
+        assert_eq!((catalog.considered(), catalog.world().pools.len()), (1, 4951));
+    }
+
+    #[test]
+    fn duplicates_are_all_found_and_not_all_told() {
+        let one = pool("a", "10.0.0.0/24");
+        let catalog = with(&[("a.yaml", &one), ("b.yaml", &one.repeat(MAX_FINDINGS + 5))]);
+        assert_eq!(catalog.diagnostics().len(), MAX_FINDINGS + 1);
+        let last = catalog.diagnostics().iter().find(|diagnostic| diagnostic.reason == "more_findings").unwrap();
+        assert!(last.message.starts_with("5 more"), "{last:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn step_by_step_is_as_all_at_once(
+            edits in proptest::collection::vec(
+                (0..5_usize, proptest::collection::vec((0..6_u8, 0..3_u8), 0..4), any::<bool>()), 1..30),
+        ) {
+            let mut stepwise = Catalog::default();
+            let mut files = BTreeMap::new();
+            for (n, (file, pools, settle)) in (0..).zip(edits) {
+                let path = format!("{file}.yaml");
+                let text: String = pools.iter().map(|(name, net)| pool(&format!("p{name}"), &format!("10.{name}.{net}.0/24"))).collect();
+                if text.is_empty() {
+                    stepwise.remove_file(Path::new(&path));
+                    files.remove(&path);
+                } else {
+                    set(&mut stepwise, &path, &text);
+                    files.insert(path, text);
+                }
+                if settle {
+                    stepwise.settle(ms(n * 50));
+                }
+            }
+            // First what is left is found to be absent, then it is absent still.
+            stepwise.settle(ms(10_000));
+            stepwise.settle(ms(20_000));
+            let mut at_once = Catalog::default();
+            for (path, text) in &files {
+                set(&mut at_once, path, text);
+            }
+            at_once.settle(ms(0));
+            prop_assert_eq!(stepwise.world(), at_once.world());
+            prop_assert_eq!(stepwise.diagnostics(), at_once.diagnostics());
+        }
     }
 
     #[test]

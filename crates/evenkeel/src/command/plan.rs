@@ -13,8 +13,9 @@ use clap::ValueEnum;
 use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::bgp::{BgpAnnouncement, is_used};
 use evenkeel_plan::elect::Announcement;
+use evenkeel_plan::event::EventReason;
 use evenkeel_plan::world::Node;
-use evenkeel_plan::{Memory, Plan, World, plan};
+use evenkeel_plan::{Event, Memory, Plan, Planner, World};
 use evenkeel_sources::diagnostic::{Style, summary};
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
@@ -68,15 +69,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     world.load_balancer_class.clone_from(&args.scope.lb_class);
     world.ignore_exclude_label = args.scope.ignore_exclude_lb;
     world.incomplete = loaded.diagnostics.iter().any(Diagnostic::is_error);
-    let plan = plan(&world, &memory);
+    let mut planner = Planner::new(memory);
+    let events = planner.update(&world);
+    let plan = planner.plan();
     let mut diagnostics = loaded.diagnostics.clone();
     diagnostics.extend(plan.diagnostics().map(|finding| loaded.locate(finding)));
     diagnostics.sort();
     diagnostics.dedup();
 
     let output = match args.output {
-        Output::Text => text(&plan, &world),
-        Output::Json => json(&plan, &world, &diagnostics)?,
+        Output::Text => text(plan, &events, &world),
+        Output::Json => json(plan, &events, &world, &diagnostics)?,
     };
     print(&output, &diagnostics)?;
     Ok(if diagnostics.iter().any(Diagnostic::is_error) { ExitCode::from(INVALID_INPUT) } else { ExitCode::SUCCESS })
@@ -112,6 +115,8 @@ struct Json<'a> {
     #[serde(flatten)]
     bgp: Option<bgp::Json<'a>>,
     frontends: Vec<frontends::View<'a>>,
+    /// What happens to services on the way from what they hold to this plan.
+    events: &'a [Event],
     diagnostics: Vec<JsonDiagnostic<'a>>,
 }
 
@@ -153,20 +158,21 @@ impl<'a> JsonDiagnostic<'a> {
     }
 }
 
-fn json(plan: &Plan, world: &World, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
+fn json(plan: &Plan, events: &[Event], world: &World, diagnostics: &[Diagnostic]) -> anyhow::Result<String> {
     let json = Json {
         services: plan.services.values().map(|planned| &**planned).collect(),
         announcements: by_address(plan),
         bgp: bgp::Json::of(plan, world),
         frontends: frontends::views(plan, world),
+        events,
         diagnostics: diagnostics.iter().map(JsonDiagnostic::of).collect(),
     };
     Ok(serde_json::to_string_pretty(&json)? + "\n")
 }
 
-fn text(plan: &Plan, world: &World) -> String {
+fn text(plan: &Plan, events: &[Event], world: &World) -> String {
     let mut output = String::new();
-    section(&mut output, "SERVICES", services(plan), "no load balancer services");
+    section(&mut output, "SERVICES", services(plan, events), "no load balancer services");
     section(&mut output, "ANNOUNCEMENTS", announcements(plan, world), "no addresses to announce");
     if is_used(world) {
         section(&mut output, "BGP", bgp::peers(plan, world), "no peers");
@@ -197,12 +203,22 @@ fn section(output: &mut String, heading: &str, rows: Vec<Vec<String>>, none: &st
     }
 }
 
-fn services(plan: &Plan) -> Vec<Vec<String>> {
+/// What a service no longer has, and why.
+fn release(event: &Event) -> String {
+    let addresses: Vec<String> = event.addresses.iter().map(ToString::to_string).collect();
+    let because = event.because.as_ref().map_or(String::new(), |why| format!(" ({}: {})", why.reason, why.message));
+    format!("gives up {}{because}", addresses.join(", "))
+}
+
+fn services(plan: &Plan, events: &[Event]) -> Vec<Vec<String>> {
+    let released = |event: &&Event| event.reason == EventReason::ClearAssignment;
     let row = |service: &ServicePlan| {
         let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(", ") };
         let mut notes = Vec::new();
         notes.extend(service.pool.as_ref().map(|pool| format!("from pool {pool}")));
+        let of_service = events.iter().filter(|event| event.service == service.service());
+        notes.extend(of_service.filter(released).map(release));
         notes.extend(service.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message)));
         vec![service.service().to_string(), addresses, notes.join("; ")]
     };

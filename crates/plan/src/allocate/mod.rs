@@ -90,8 +90,8 @@ pub enum AllocateError {
     /// The requested pool does not exist.
     #[error("pool `{0}` does not exist")]
     PoolNotFound(String),
-    /// The requested pool clashes with another one.
-    #[error("pool `{0}` clashes with another pool, so nothing is taken from it")]
+    /// The requested pool is refused, or clashes with another one.
+    #[error("nothing is taken from pool `{0}`, which contradicts other configuration")]
     PoolUnusable(String),
     /// The requested pool is reserved for other services.
     #[error("pool `{0}` is reserved for other services (serviceAllocation)")]
@@ -225,10 +225,10 @@ impl Allocation {
         self.pools.of_held(&[address])
     }
 
-    /// Allocate anew, with these pools. Returns the findings about the pools too.
-    pub(crate) fn all(&mut self, world: &World) -> (Vec<Diagnostic>, Reallocated) {
+    /// Allocate anew, from all pools but the `refused`. Returns the findings about the pools too.
+    pub(crate) fn all(&mut self, world: &World, refused: &BTreeSet<ObjectName>) -> (Vec<Diagnostic>, Reallocated) {
         let mut findings = Vec::new();
-        self.pools = Pools::new(world, &mut findings);
+        self.pools = Pools::new(world, refused, &mut findings);
         self.cursors = Cursors::default();
         self.in_use = InUse::default();
         let mut names: BTreeSet<ObjectName> = self.services.keys().chain(self.held.keys()).cloned().collect();
@@ -328,7 +328,8 @@ impl Allocation {
         let Candidate { service, claim, addresses, refused, .. } = &candidate;
         let name = &service.name;
         let held = self.held.get(name).map(|holding| &holding.addresses);
-        done.released |= held.is_some_and(|held| held.iter().any(|address| !addresses.contains(address)));
+        let let_go = |had: &[IpAddr]| had.iter().any(|address| !addresses.contains(address));
+        done.released |= let_go(&candidate.previous) || held.is_some_and(|held| let_go(held));
         let before = held.unwrap_or(&service.status_addresses);
         done.events.extend(Event::of_change(name, before, addresses, refused.as_ref().map(ServiceError::from)));
         done.addresses.extend(addresses);
@@ -676,5 +677,7 @@ fn contradiction(service: &Service, error: &AllocateError, remedy: &str) -> Diag
     }
 }
 
+#[cfg(test)]
+mod defects;
 #[cfg(test)]
 mod tests;

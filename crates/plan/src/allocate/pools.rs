@@ -1,6 +1,6 @@
 //! The pools addresses come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::sharing::{Claim, InUse};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::range::{self, IpFamily, IpRange};
 use crate::selector::{self, Labels};
-use crate::world::{IpAddressPool, Kind, Service, World};
+use crate::world::{IpAddressPool, Kind, ObjectName, Service, World};
 
 /// The pools by name, and where each address belongs.
 #[derive(Debug, Default)]
@@ -19,18 +19,22 @@ pub(super) struct Pools {
     ranges: BTreeMap<IpAddr, (IpRange, Arc<IpAddressPool>)>,
     /// The usable pools that serve whoever asks for none, in the order in which they are tried.
     automatic: Vec<Arc<IpAddressPool>>,
-    /// Those that clash with an earlier one: nothing new comes from them, but what is held stays, so that adding a
+    /// Those that are refused or clash with an earlier one: nothing new comes from them, but what is held stays, so that adding a
     /// pool by mistake costs nobody an address.
     clashing: Vec<Arc<IpAddressPool>>,
 }
 
 impl Pools {
-    /// The pools that neither overlap with, nor are named like, an earlier one.
-    pub(super) fn new(world: &World, diagnostics: &mut Vec<Diagnostic>) -> Self {
+    /// The pools that neither are refused, nor overlap with, nor are named like, an earlier one.
+    pub(super) fn new(world: &World, refused: &BTreeSet<ObjectName>, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut sorted: Vec<&Arc<IpAddressPool>> = world.pools.values().collect();
         sorted.sort_by_key(|pool| (&pool.name.name, &pool.name.namespace));
         let mut pools = Self::default();
         for pool in sorted {
+            if refused.contains(&pool.name) {
+                pools.clashing.push(Arc::clone(pool));
+                continue;
+            }
             match pools.clash(pool) {
                 Some(diagnostic) => {
                     diagnostics.push(diagnostic);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::aggregation::aggregate;
 use super::session::{self, Peering, SessionKind};
 use crate::elect::{self, AnnouncementProtocol, Exclusion, ExclusionReason, Presence, Sharer};
-use crate::range::{IpFamily, IpRange};
+use crate::range::IpFamily;
 use crate::selector;
 use crate::world::{BgpAdvertisement, Community, CommunityRef, IpAddressPool, Node, Service, World};
 
@@ -338,29 +339,4 @@ fn communities(advertisement: &BgpAdvertisement, aliases: &BTreeMap<&str, Commun
     communities.sort_unstable();
     communities.dedup();
     communities
-}
-
-/// What the advertisement rolls the address up into. Not where that would claim more than the pool has: a network must
-/// not draw traffic for addresses it does not own, so the address goes out alone.
-fn aggregate(address: IpAddr, advertisement: &BgpAdvertisement, pool: Option<&IpAddressPool>) -> IpNet {
-    let length = aggregation_length(advertisement, IpFamily::of(address));
-    let range = pool.and_then(|pool| pool.ranges.iter().find(|range| range.contains(address)));
-    let fits = range.is_none_or(|range| has_room(range, length));
-    let net = IpNet::new(address, length).ok().filter(|_| fits);
-    net.map_or_else(|| IpNet::from(address), |net| net.trunc())
-}
-
-pub(super) fn aggregation_length(advertisement: &BgpAdvertisement, family: IpFamily) -> u8 {
-    match family {
-        IpFamily::V4 => advertisement.aggregation.v4,
-        IpFamily::V6 => advertisement.aggregation.v6,
-    }
-}
-
-/// Whether a whole prefix of this length lies within the range.
-pub(super) fn has_room(range: &IpRange, length: u8) -> bool {
-    let Ok(first) = IpNet::new(range.first(), length).map(|net| net.trunc()) else { return true };
-    let next = || crate::range::successor(first.broadcast()).and_then(|next| IpNet::new(next, length).ok());
-    let within = |net: IpNet| range.contains(net.network()) && range.contains(net.broadcast());
-    within(first) || next().is_some_and(within)
 }

@@ -1,7 +1,7 @@
 //! What is wrong with the BGP objects taken together: what they name in vain, and where they contradict each other.
 
-use super::announcement;
 use super::session::{self, NoSessionReason, Peering};
+use super::{aggregation, announcement};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::elect;
 use crate::range::IpRange;
@@ -140,8 +140,8 @@ fn overreaching(world: &World) -> Vec<Diagnostic> {
     for ad in world.bgp_advertisements.values() {
         let covered = |pool: &&IpAddressPool| elect::selects_pool(&ad.pools, &ad.pool_selectors, Some(pool));
         for pool in world.pools.values().map(|pool| &**pool).filter(covered) {
-            let length = |range: &IpRange| announcement::aggregation_length(ad, range.family());
-            let overreaches = |range: &&IpRange| !announcement::has_room(range, length(range));
+            let length = |range: &IpRange| aggregation::length(ad, range.family());
+            let overreaches = |range: &&IpRange| !aggregation::has_room(range, length(range));
             let Some(range) = pool.ranges.iter().find(overreaches) else { continue };
             let field = if range.first().is_ipv4() { "spec.aggregationLength" } else { "spec.aggregationLengthV6" };
             found.push(Diagnostic {

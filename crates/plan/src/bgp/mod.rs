@@ -9,6 +9,7 @@
 //! advertisements, aliases ────┘
 //! ```
 
+mod aggregation;
 mod announcement;
 mod conflict;
 mod findings;

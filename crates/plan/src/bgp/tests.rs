@@ -689,7 +689,7 @@ fn a_network_draws_no_traffic_for_addresses_it_does_not_own() {
 
 #[test]
 fn room_for_a_prefix_is_found_within_ranges() {
-    let has_room = |range: &str, length| super::announcement::has_room(&range.parse().unwrap(), length);
+    let has_room = |range: &str, length| super::aggregation::has_room(&range.parse().unwrap(), length);
     assert!(has_room("10.0.0.0/24", 24) && has_room("10.0.0.0/24", 25) && !has_room("10.0.0.0/24", 23));
     assert!(has_room("10.0.0.100-10.0.0.110", 30) && !has_room("10.0.0.100-10.0.0.110", 29));
     assert!(has_room("10.0.0.1-10.0.0.255", 25), "the upper half");

@@ -67,6 +67,11 @@ fn frontend(service: &Service, slices: &[EndpointSlice]) -> Frontend {
     of_service(service, &[address("10.0.0.1")], &slices, &mut Vec::new()).remove(0)
 }
 
+/// The table by which a node spreads new flows.
+fn table(frontend: &Frontend, node: NodeView<'_>) -> Table {
+    Table::new(Roster::new(members(frontend.eligible_for_node(node))), Seed::default())
+}
+
 fn some_node() -> impl Strategy<Value = NodeView<'static>> {
     let zone = prop_oneof![Just(None), Just(Some("x")), Just(Some("y")), Just(Some("z"))];
     (prop_oneof![Just("a"), Just("b"), Just("d")], zone).prop_map(|(name, zone)| NodeView { name, zone })
@@ -77,6 +82,7 @@ proptest! {
     fn the_order_of_slices_and_endpoints_makes_no_difference(
         service in some_service(),
         (slices, shuffled) in some_slices().prop_flat_map(|slices| (Just(slices.clone()), Just(slices).prop_shuffle())),
+        node in some_node(),
     ) {
         let mut shuffled = shuffled;
         for slice in &mut shuffled {
@@ -87,6 +93,8 @@ proptest! {
             let slices: Vec<&EndpointSlice> = slices.iter().collect();
             of_service(&service, &[address("10.0.0.1")], &slices, &mut findings[n])
         });
+        let digests = [&ordered, &other].map(|frontends| table(&frontends[0], node).digest());
+        prop_assert_eq!(digests[0], digests[1]);
         prop_assert_eq!(ordered, other);
         prop_assert_eq!(&findings[0], &findings[1]);
     }
@@ -97,7 +105,7 @@ proptest! {
     ) {
         let frontend = frontend(&service, &slices);
         let eligible = frontend.eligible_for_node(node);
-        let table = Table::new(Roster::new(members(eligible.iter().copied())), Seed::default());
+        let table = table(&frontend, node);
         let in_table: BTreeSet<SocketAddr> =
             table.slots().iter().map(|slot| table.members()[*slot as usize].address).collect();
         let expected: BTreeSet<SocketAddr> = eligible.iter().map(|backend| backend.socket_address()).collect();

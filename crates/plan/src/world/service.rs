@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{ObjectName, Weights};
@@ -45,6 +46,10 @@ pub struct Service {
     pub selector: Labels,
     /// `spec.publishNotReadyAddresses`: endpoints count as ready whatever their conditions say.
     pub publish_not_ready: bool,
+    /// `spec.loadBalancerSourceRanges`: who may connect; none: everybody.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`: where other load balancers ask for local endpoints.
+    pub health_check_node_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip`: the addresses it was given before.
     pub status_addresses: Vec<IpAddr>,
 }
@@ -69,6 +74,8 @@ impl Service {
             ports: Vec::new(),
             selector: Labels::new(),
             publish_not_ready: false,
+            source_ranges: Vec::new(),
+            health_check_node_port: None,
             status_addresses: Vec::new(),
         }
     }

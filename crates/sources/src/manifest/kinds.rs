@@ -1,5 +1,6 @@
 //! Kubernetes' own kinds.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use evenkeel_plan::world::{
     WeightsError,
 };
 
+use super::cluster;
 use super::read::{Field, Fields, Reader, shortened};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -63,6 +65,8 @@ fn spec_of(reader: &mut Reader<'_>, service: &mut Service, field: &Field<'_>) ->
     if let Some(policy) = spec.get("ipFamilyPolicy").and_then(|field| field.one_of(reader, &policies)) {
         service.ip_family_policy = policy;
     }
+    cluster::cluster_addresses(reader, service, &spec);
+    cluster::access(reader, service, &spec);
     service.requested.spec_address =
         spec.get("loadBalancerIP").filter(|field| field.text(reader).is_some()).and_then(|field| ip(&field, reader));
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local), ("", TrafficPolicy::Cluster)];
@@ -107,6 +111,7 @@ fn affinity(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Affinity {
 
 fn ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
+    let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
     let fields = spec.list(reader, "ports");
     let several = fields.len() > 1;
     for field in fields {
@@ -122,9 +127,10 @@ fn ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
         let target = port_fields.get("targetPort").and_then(|field| target(reader, &field));
         let number = port_fields.require(reader, "port").and_then(|field| field.number(reader, PORT.0, PORT.1));
         let Some(port) = number else { continue };
-        if ports.iter().any(|other| (other.protocol, other.port) == (protocol, port)) {
+        let new_name = names.insert(name.clone());
+        if !numbers.insert((protocol, port)) {
             reader.error("duplicate_port", &field, format!("{protocol} {port} is already given"), "remove one of them");
-        } else if several && !name.is_empty() && ports.iter().any(|other| other.name == name) {
+        } else if several && !name.is_empty() && !new_name {
             let message = format!("the name `{}` is already given to another port", shortened(&name));
             reader.error("duplicate_port", &field, message, "give each port a name of its own");
         }
@@ -154,7 +160,7 @@ const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
 
 fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields<'_>) {
     let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else { return };
-    for key in annotations.keys() {
+    for (key, field) in annotations.iter() {
         let known = match key.split_once('/') {
             Some(("metallb.io" | "metallb.universe.tf", name)) => {
                 matches!(name, "address-pool" | "loadBalancerIPs" | "allow-shared-ip" | "ip-allocated-from-pool")
@@ -162,13 +168,13 @@ fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields
             Some(("evenkeel.io", name)) => matches!(name, "forwarding" | "weights"),
             _ => true,
         };
-        if !known && let Some(field) = annotations.annotation(key).map(Field::at_key) {
+        if !known && !field.is_null() {
             let remedy = match key {
                 "metallb.universe.tf/mode" => "remove it; an L2Advertisement says how an address is announced",
                 _ => "correct or remove it",
             };
             let message = format!("annotation `{}` is not known and has no effect", shortened(key));
-            reader.warning("unknown_annotation", &field, message, remedy);
+            reader.warning("unknown_annotation", &field.at_key(), message, remedy);
         }
     }
     let requested = &mut service.requested;
@@ -280,15 +286,16 @@ fn slice_weight(reader: &mut Reader<'_>, metadata: &Fields<'_>) -> Weight {
     let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else {
         return Weight::ONE;
     };
-    for key in annotations.keys().filter(|key| key.starts_with("evenkeel.io/") && *key != "evenkeel.io/weight") {
-        if let Some(field) = annotations.annotation(key) {
-            let message = format!("annotation `{}` is not known on an EndpointSlice and has no effect", shortened(key));
-            let remedy = match key {
-                "evenkeel.io/weights" => "annotate the Service with it, or give evenkeel.io/weight here",
-                _ => "correct or remove it",
-            };
-            reader.warning("unknown_annotation", &field, message, remedy);
+    for (key, field) in annotations.iter() {
+        if !key.starts_with("evenkeel.io/") || key == "evenkeel.io/weight" || field.is_null() {
+            continue;
         }
+        let message = format!("annotation `{}` is not known on an EndpointSlice and has no effect", shortened(key));
+        let remedy = match key {
+            "evenkeel.io/weights" => "annotate the Service with it, or give evenkeel.io/weight here",
+            _ => "correct or remove it",
+        };
+        reader.warning("unknown_annotation", &field.at_key(), message, remedy);
     }
     let weight = annotations.annotation("evenkeel.io/weight").and_then(|field| weights(reader, &field));
     weight.unwrap_or_default()

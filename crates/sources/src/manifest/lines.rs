@@ -1,12 +1,17 @@
-//! The lines of a text, as findings show them.
+//! The text of a file, as findings show it.
 
-use super::yaml::Position;
+use std::sync::OnceLock;
+
+use super::yaml::{self, Position};
 use crate::diagnostic::Snippet;
 
-/// The lines of a text, found once.
-pub(super) struct Lines<'t> {
-    lines: Vec<&'t str>,
-    has_passwords: bool,
+/// The text of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Text {
+    text: Box<str>,
+    /// Where each line starts, found when first asked for.
+    starts: OnceLock<Vec<usize>>,
+    has_passwords: OnceLock<bool>,
 }
 
 /// Longest line looked at character by character.
@@ -16,19 +21,55 @@ const MAX_SHOWN: usize = 120;
 /// How many of them may come before the place meant, in a line that is longer.
 const MAX_BEFORE: usize = 60;
 
-impl<'t> Lines<'t> {
-    pub(super) fn of(text: &'t str) -> Self {
-        Self { lines: text.lines().collect(), has_passwords: text.contains(PASSWORD) }
+impl Text {
+    pub(super) fn of(text: &str) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What may be kept of it: neither documents that may be Secrets nor passwords.
+    pub(super) fn without_secrets(self) -> Self {
+        if !self.text.contains(SECRET) && !self.has_passwords() {
+            return self;
+        }
+        let mut kept = String::new();
+        for chunk in yaml::all_chunks(&self.text) {
+            let hidden = mentions_secret(chunk.text);
+            for line in chunk.text.split_inclusive('\n') {
+                let shown = if hidden { None } else { without_secrets(line.trim_end()) };
+                kept += &shown.unwrap_or_default();
+                kept.push('\n');
+            }
+        }
+        Self::of(&kept)
+    }
+
+    fn has_passwords(&self) -> bool {
+        *self.has_passwords.get_or_init(|| self.text.contains(PASSWORD))
+    }
+
+    /// The line, from 1.
+    fn line(&self, line: usize) -> Option<&str> {
+        let starts = self
+            .starts
+            .get_or_init(|| std::iter::once(0).chain(self.text.match_indices('\n').map(|(at, _)| at + 1)).collect());
+        let start = *starts.get(line.checked_sub(1)?)?;
+        let end = starts.get(line).copied().unwrap_or(self.text.len());
+        let line = self.text.get(start..end)?;
+        Some(line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line)))
     }
 
     /// The part of the line around `at`; none where there is no such line, or where it would show a secret.
-    pub(super) fn snippet(&self, at: Position) -> Option<Snippet> {
-        let line = *self.lines.get(at.line.checked_sub(1)?)?;
+    pub(crate) fn snippet(&self, at: Position) -> Option<Snippet> {
+        let line = self.line(at.line)?;
         let before = at.column.checked_sub(1)?;
         let window = if line.len() <= MAX_LINE {
             let shown = without_secrets(line)?;
             window(shown.chars(), shown.chars().count(), before)
-        } else if line.is_ascii() && !self.has_passwords {
+        } else if line.is_ascii() && !self.has_passwords() {
             // Characters are bytes here, so the place is found without a look at what comes before it.
             let start = before.saturating_sub(MAX_BEFORE);
             let end = line.len().min(start + 2 * MAX_SHOWN);
@@ -67,6 +108,7 @@ fn window(chars: impl Iterator<Item = char>, length: usize, before: usize) -> Op
 }
 
 const PASSWORD: &str = "password";
+const SECRET: &str = "Secret";
 
 /// The line as far as it may be seen: not what comes after `password:`, and nothing of a Secret on one line.
 fn without_secrets(line: &str) -> Option<String> {
@@ -86,7 +128,6 @@ fn without_secrets(line: &str) -> Option<String> {
 /// Whether an object of kind Secret seems to stand here.
 pub(super) fn mentions_secret(text: &str) -> bool {
     const KIND: &str = "kind";
-    const SECRET: &str = "Secret";
     text.match_indices(SECRET).any(|(at, _)| {
         let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + SECRET.len()..).unwrap_or_default());
         let key = before.trim_end_matches(['"', '\'', '\\']).trim_end().strip_suffix(':').map(str::trim_end);
@@ -105,7 +146,7 @@ mod tests {
     use super::*;
 
     fn snippet(text: &str, column: usize, width: usize) -> Option<(String, String)> {
-        let snippet = Lines::of(text).snippet(Position { line: 1, column, width })?;
+        let snippet = Text::of(text).snippet(Position { line: 1, column, width })?;
         let marked = snippet.text.chars().skip(snippet.column).take(snippet.width).collect();
         Some((snippet.text, marked))
     }
@@ -121,7 +162,7 @@ mod tests {
         assert_eq!(snippet("a: b c", 4, 0), some("a: b c", "b c"), "to the end of the line");
         assert_eq!(snippet("a: b", 4, 99), some("a: b", "b"));
         assert_eq!(snippet("a: b", 9, 1), None);
-        assert_eq!(Lines::of("a").snippet(Position { line: 2, column: 1, width: 1 }), None);
+        assert_eq!(Text::of("a").snippet(Position { line: 2, column: 1, width: 1 }), None);
     }
 
     #[test]
@@ -134,6 +175,16 @@ mod tests {
             assert_eq!(text.starts_with("...x"), before > 0, "{text}");
         }
         assert_eq!(snippet(&"é".repeat(5_000), 3_000, 1), None, "not worth counting");
+    }
+
+    #[test]
+    fn secrets_are_not_kept() {
+        let text = "a: 1\r\npassword: geheim\nb: 2\n---\nkind: Secret\ndata: geheim\n---\nc: geh\n";
+        let kept = Text::of(text).without_secrets();
+        assert!(!format!("{kept:?}").contains("geheim"), "{kept:?}");
+        let line = |line| kept.line(line).unwrap().to_owned();
+        assert_eq!([line(1), line(2), line(5), line(8)], ["a: 1", "password: ***", "", "c: geh"], "each in its place");
+        assert_eq!(Text::of("a: geh\n").without_secrets().as_str(), "a: geh\n");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! read strictly, because a misspelt field there would change what is announced. In both a value of the wrong type in
 //! a field that is read is an error, and an object with an error is not used.
 
+mod cluster;
 mod duration;
 mod endpoints;
 mod kinds;
@@ -15,52 +16,59 @@ mod other;
 mod read;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use evenkeel_plan::world::{Kind, Object, ObjectKey};
 
-use self::lines::{Lines, mentions_secret};
+pub use self::lines::Text;
+use self::lines::mentions_secret;
 use self::object::labels;
 use self::read::Reader;
-use self::yaml::{Entry, Node, Position, Value};
-use crate::diagnostic::{Diagnostic, Severity, Snippet};
+pub(crate) use self::read::{MAX_MESSAGE, cut};
+pub use self::yaml::Position;
+use self::yaml::{Entry, Node, Value};
+use crate::diagnostic::{Diagnostic, Severity};
 
 /// Largest file read, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
+/// Most findings kept of a file, so that a long file that is wrong throughout is not answered by a longer one.
+pub const MAX_FINDINGS: usize = 1000;
 
-/// An object's place in its file: `(line, column)` from 1, of its start and of the fields findings about several
-/// objects can refer to, each with the text of its line.
+/// An object's place in its file, and those of the fields findings about several objects can refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// By field path; the empty path is the object itself.
-    pub fields: BTreeMap<String, Place>,
+    /// By field path, in its order; the empty path is the object itself.
+    fields: Vec<(Arc<str>, Position)>,
 }
 
-/// A line and column, from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The line.
-    pub line: usize,
-    /// The column in characters.
-    pub column: usize,
-    /// The line itself.
-    pub snippet: Option<Snippet>,
+impl Places {
+    /// The place of a field, if it is known.
+    pub fn of(&self, field: &str) -> Option<Position> {
+        let at = self.fields.binary_search_by(|(name, _)| (**name).cmp(field)).ok()?;
+        self.fields.get(at).map(|(_, place)| *place)
+    }
+
+    /// The place of the object itself.
+    pub fn object(&self) -> Option<Position> {
+        self.of("")
+    }
 }
 
 /// One object of a file, readable or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Document {
     /// Which object it is.
     pub key: ObjectKey,
     /// The object, unless it has an error.
     pub object: Option<Object>,
     /// Where it stands.
-    pub places: Places,
+    pub places: Arc<Places>,
 }
 
 /// A file's content.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Parsed {
     /// The objects that could be identified, in order.
     pub documents: Vec<Document>,
@@ -70,6 +78,12 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
     /// Kinds that are not part of the World, each with the first place it stands at.
     pub skipped: BTreeMap<String, Diagnostic>,
+    /// The text, without secrets.
+    pub text: Text,
+    /// The names of fields, which are the same in most objects.
+    names: BTreeSet<Arc<str>>,
+    /// How many findings are too many to be kept, and the worst of them.
+    left_out: Option<(Severity, usize)>,
 }
 
 /// Read a file's content. `file` is only used to name the place in diagnostics.
@@ -86,34 +100,52 @@ pub fn parse(file: &Path, content: &[u8]) -> Parsed {
         return Parsed::unreadable(whole("not_utf8", message, "save it as UTF-8, or move it elsewhere"));
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let lines = Lines::of(text);
-    for chunk in yaml::chunks(text) {
+    let text = Text::of(text);
+    for chunk in yaml::chunks(text.as_str()) {
         match chunk.parse() {
-            Ok(Some(root)) => parsed.take(file, &lines, &root),
+            Ok(Some(root)) => parsed.take(file, &text, &root),
             Ok(None) => {}
             Err(error) => {
-                let mut reader = Reader::new(file, &lines);
+                let mut reader = Reader::new(file, &text);
                 reader.secret = mentions_secret(chunk.text);
                 reader.report(Severity::Error, error.reason, error.at, "", error.message, error.remedy.to_owned());
                 parsed.incomplete = true;
-                parsed.diagnostics.append(&mut reader.diagnostics);
+                parsed.take_findings(reader);
             }
         }
     }
     // What is read in two places is found wrong twice.
     parsed.diagnostics.sort();
     parsed.diagnostics.dedup();
+    if let Some((severity, count)) = parsed.left_out {
+        parsed.diagnostics.push(more_findings(file, severity, count));
+    }
+    parsed.names = BTreeSet::new();
+    parsed.text = text.without_secrets();
     parsed
 }
 
+/// Findings that are only counted: the worst severity, and how many.
+fn add(some: Option<(Severity, usize)>, more: (Severity, usize)) -> Option<(Severity, usize)> {
+    let (severity, count) = some.unwrap_or((Severity::Info, 0));
+    Some((severity.min(more.0), count + more.1))
+}
+
+/// What is said of findings beyond [`MAX_FINDINGS`].
+pub(crate) fn more_findings(file: &Path, severity: Severity, count: usize) -> Diagnostic {
+    let message = format!("{count} more findings about this file are left out");
+    Diagnostic::about_file(file, severity, "more_findings", message, "correct those shown first")
+}
+
 impl<'t> Reader<'t> {
-    fn new(file: &'t Path, lines: &'t Lines<'t>) -> Self {
+    fn new(file: &'t Path, text: &'t Text) -> Self {
         Self {
             file,
-            lines,
+            text,
             kind: String::new(),
             name: String::new(),
             diagnostics: Vec::new(),
+            left_out: None,
             failed: false,
             secret: false,
         }
@@ -121,6 +153,20 @@ impl<'t> Reader<'t> {
 }
 
 impl Parsed {
+    /// Take over what a reader found, as far as there is room for it.
+    fn take_findings(&mut self, mut reader: Reader<'_>) {
+        for diagnostic in reader.diagnostics.drain(..) {
+            if self.diagnostics.len() < MAX_FINDINGS {
+                self.diagnostics.push(diagnostic);
+            } else {
+                self.left_out = add(self.left_out, (diagnostic.severity, 1));
+            }
+        }
+        if let Some(more) = reader.left_out {
+            self.left_out = add(self.left_out, more);
+        }
+    }
+
     /// A file of which nothing is known but that it cannot be read.
     pub fn unreadable(diagnostic: Diagnostic) -> Self {
         Self { incomplete: true, diagnostics: vec![diagnostic], ..Self::default() }
@@ -128,30 +174,36 @@ impl Parsed {
 }
 
 /// The places findings about several objects refer to: the fields of `metadata` and `spec`, and the items of lists
-/// there. Endpoint slices are many and never referred to by field.
-fn places(lines: &Lines<'_>, kind: Kind, root: &Node) -> Places {
-    let snippet = |at| if kind == Kind::Secret { None } else { lines.snippet(at) };
-    let place = |at: Position| Place { line: at.line, column: at.column, snippet: snippet(at) };
-    let mut places = Places::default();
+/// there. Endpoints are many and never referred to by field.
+fn places(names: &mut BTreeSet<Arc<str>>, kind: Kind, root: &Node) -> Places {
+    let mut shared = |name: &str| {
+        names.get(name).cloned().unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            names.insert(Arc::clone(&name));
+            name
+        })
+    };
     // `kind:` and `name:` say more about an object than the line it happens to start on.
     let metadata = root.entry("metadata");
     let start = metadata.and_then(|metadata| metadata.value.entry("name")).map_or(root.at, Entry::focus);
-    places.fields.insert(String::new(), place(start));
-    if matches!(kind, Kind::EndpointSlice | Kind::Endpoints | Kind::Secret) {
-        return places;
-    }
+    let mut fields = vec![(shared(""), start)];
+    let by_field = !matches!(kind, Kind::EndpointSlice | Kind::Endpoints | Kind::Secret);
     for (section, entry) in [("metadata", metadata), ("spec", root.entry("spec"))] {
-        let Some(Value::Mapping(entries)) = entry.map(|entry| &entry.value.value) else { continue };
+        let Some(Value::Mapping(entries)) = entry.map(|entry| &entry.value.value).filter(|_| by_field) else {
+            continue;
+        };
         for entry in entries {
             let field = format!("{section}.{}", entry.key);
             if let Value::Sequence(items) = &entry.value.value {
                 let items = items.iter().enumerate();
-                places.fields.extend(items.map(|(n, item)| (format!("{field}[{n}]"), place(item.at))));
+                fields.extend(items.map(|(n, item)| (shared(&format!("{field}[{n}]")), item.at)));
             }
-            places.fields.insert(field, place(entry.focus()));
+            fields.push((shared(&field), entry.focus()));
         }
     }
-    places
+    fields.sort();
+    fields.shrink_to_fit();
+    Places { fields }
 }
 
 #[cfg(test)]

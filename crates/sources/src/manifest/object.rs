@@ -3,7 +3,7 @@
 use evenkeel_plan::selector::Labels;
 use evenkeel_plan::world::{Kind, Object, ObjectKey, ObjectName};
 
-use super::lines::Lines;
+use super::lines::Text;
 use super::metallb::Version;
 use super::read::{self, Field, Fields, Reader};
 use super::yaml::{Node, Value};
@@ -64,11 +64,11 @@ struct Items<'n> {
 
 impl Parsed {
     /// Take in one document.
-    pub(super) fn take(&mut self, file: &std::path::Path, lines: &Lines<'_>, root: &Node) {
-        let mut reader = Reader::new(file, lines);
+    pub(super) fn take(&mut self, file: &std::path::Path, text: &Text, root: &Node) {
+        let mut reader = Reader::new(file, text);
         let field = Field::root(root);
         self.incomplete |= self.take_object(&mut reader, &field, None).is_err();
-        self.diagnostics.append(&mut reader.diagnostics);
+        self.take_findings(reader);
     }
 
     /// Read one object, or the items of a list.
@@ -100,7 +100,12 @@ impl Parsed {
             let expected = versions.first().copied().unwrap_or_default();
             let at = version_field.as_ref().unwrap_or(field);
             let remedy = format!("use apiVersion: {expected}");
-            reader.error("unsupported_version", at, format!("{kind} {version} is not known"), remedy);
+            reader.error(
+                "unsupported_version",
+                at,
+                format!("{kind} {} is not known", read::shortened(version)),
+                remedy,
+            );
         }
         let metadata = fields.require(reader, "metadata").and_then(|field| field.fields(reader)).ok_or(Unidentified)?;
         let key = key(reader, kind, &metadata).ok_or(Unidentified)?;
@@ -112,7 +117,7 @@ impl Parsed {
             reader.warning("deprecated_version", at, message, format!("use apiVersion: {METALLB_2}"));
         }
         let object = read(reader, &key, version, &fields, &metadata).filter(|_| !reader.failed);
-        let places = places(reader.lines, kind, field.node);
+        let places = places(&mut self.names, kind, field.node).into();
         self.documents.push(Document { key, object, places });
         Ok(())
     }
@@ -126,9 +131,9 @@ impl Parsed {
         let list = fields.require(reader, "items").ok_or(Unidentified)?.list(reader);
         let mut result = if reader.failed { Err(Unidentified) } else { Ok(()) };
         for field in &list {
-            let mut item_reader = Reader::new(reader.file, reader.lines);
+            let mut item_reader = Reader::new(reader.file, reader.text);
             result = self.take_object(&mut item_reader, field, items).and(result);
-            self.diagnostics.append(&mut item_reader.diagnostics);
+            self.take_findings(item_reader);
         }
         result
     }

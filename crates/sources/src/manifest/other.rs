@@ -1,8 +1,8 @@
 //! Objects of kinds that are not part of the World.
 
-use super::Parsed;
 use super::read::{Reader, shortened};
 use super::yaml::{Entry, Node, Value};
+use super::{MAX_FINDINGS, Parsed, add};
 use crate::diagnostic::Severity;
 
 /// What MetalLB writes about itself.
@@ -17,15 +17,18 @@ struct Note {
 }
 
 /// Pass over an object. Each kind is named once.
-pub(super) fn skip(parsed: &mut Parsed, reader: &mut Reader<'_>, root: &Node, version: &str, kind: &str) {
+pub(super) fn skip(parsed: &mut Parsed, reader: &Reader<'_>, root: &Node, version: &str, kind: &str) {
     let what = format!("{} {}", shortened(version), shortened(kind));
     let Some(note) = note(root, version, kind, &what) else { return };
     let at = root.entry("kind").map_or(root.at, Entry::focus);
     let Note { severity, reason, message, remedy } = note;
-    reader.report(severity, reason, at, "kind", message, remedy.to_owned());
-    if let Some(diagnostic) = reader.diagnostics.pop() {
-        parsed.skipped.entry(format!("{reason} {what}")).or_insert(diagnostic);
+    let what = format!("{reason} {what}");
+    if parsed.skipped.len() >= MAX_FINDINGS && !parsed.skipped.contains_key(&what) {
+        parsed.left_out = add(parsed.left_out, (severity, 1));
+        return;
     }
+    let diagnostic = || reader.diagnostic(severity, reason, at, "kind", message, remedy.to_owned());
+    parsed.skipped.entry(what).or_insert_with(diagnostic);
 }
 
 fn note(root: &Node, version: &str, kind: &str, what: &str) -> Option<Note> {

@@ -11,17 +11,20 @@ use evenkeel_plan::selector::Labels;
 
 use super::duration::{self, DurationError};
 use super::label;
-use super::lines::Lines;
+use super::lines::Text;
 use super::yaml::{Entry, Node, Position, Scalar, Value};
+use super::{MAX_FINDINGS, add};
 use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// What is known of the object being read, and what was found wrong with it.
 pub(super) struct Reader<'t> {
     pub(super) file: &'t Path,
-    pub(super) lines: &'t Lines<'t>,
+    pub(super) text: &'t Text,
     pub(super) kind: String,
     pub(super) name: String,
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Findings beyond [`MAX_FINDINGS`].
+    pub(super) left_out: Option<(Severity, usize)>,
     pub(super) failed: bool,
     /// What is read is not to be shown.
     pub(super) secret: bool,
@@ -70,17 +73,38 @@ impl Reader<'_> {
         message: String,
         remedy: String,
     ) {
-        self.diagnostics.push(Diagnostic {
+        if !self.is_full() {
+            self.diagnostics.push(self.diagnostic(severity, reason, at, path, message, remedy));
+        } else {
+            self.left_out = add(self.left_out, (severity, 1));
+        }
+    }
+
+    /// Whether further findings are only counted.
+    fn is_full(&self) -> bool {
+        self.diagnostics.len() >= MAX_FINDINGS
+    }
+
+    pub(super) fn diagnostic(
+        &self,
+        severity: Severity,
+        reason: &'static str,
+        at: Position,
+        path: &str,
+        message: String,
+        remedy: String,
+    ) -> Diagnostic {
+        Diagnostic {
             location: Location { file: self.file.to_owned(), line: at.line, column: at.column },
             severity,
             reason,
             kind: self.kind.clone(),
             name: self.name.clone(),
-            field: path.to_owned(),
-            message,
-            remedy,
-            snippet: if self.secret { None } else { self.lines.snippet(at) },
-        });
+            field: cut(path, MAX_PATH),
+            message: cut(&message, MAX_MESSAGE),
+            remedy: cut(&remedy, MAX_MESSAGE),
+            snippet: if self.secret { None } else { self.text.snippet(at) },
+        }
     }
 }
 
@@ -148,6 +172,10 @@ impl<'n> Field<'n> {
     /// A string that is not empty; Kubernetes writes optional strings as `""` at times.
     pub(super) fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         self.string(reader).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.node.is_null()
     }
 
     /// Whether this is the empty string, as which Kubernetes writes an optional string at times.
@@ -352,8 +380,9 @@ impl<'n> Fields<'n> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'n str> {
-        self.entries.iter().map(|entry| &*entry.key)
+    /// All fields in their order, with their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'n str, Field<'n>)> {
+        self.entries.iter().map(|entry| (&*entry.key, Field::below(&self.path, entry)))
     }
 
     /// The list of a field, empty when absent.
@@ -373,6 +402,11 @@ impl<'n> Fields<'n> {
     pub(super) fn no_others(&self, reader: &mut Reader<'_>) {
         let known = self.asked.borrow();
         for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+            if reader.is_full() {
+                reader.failed = true;
+                reader.left_out = add(reader.left_out, (Severity::Error, 1));
+                continue;
+            }
             let field = Field::below(&self.path, entry).at_key();
             let remedy = match known.iter().min_by_key(|known| distance(known, &entry.key)) {
                 Some(close) if distance(close, &entry.key) <= 1 + entry.key.len() / 4 => {
@@ -385,10 +419,19 @@ impl<'n> Fields<'n> {
     }
 }
 
+/// Most characters of a field's path.
+const MAX_PATH: usize = 400;
+
 /// As much of a text as belongs into a message.
 pub(super) fn shortened(text: &str) -> String {
-    const MOST: usize = 120;
-    match text.char_indices().nth(MOST) {
+    cut(text, 120)
+}
+
+/// Most characters of a message, whatever it quotes.
+pub(crate) const MAX_MESSAGE: usize = 600;
+
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }

@@ -76,6 +76,10 @@ spec:
   publishNotReadyAddresses: true
   selector: {app: dns}
   clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, "fd00::a"]
+  loadBalancerSourceRanges: []
+  healthCheckNodePort: 32000
+  allocateLoadBalancerNodePorts: false
   ports:
   - {name: tcp, port: 53, targetPort: 1053, nodePort: 30053}
   - {name: udp, port: 53, targetPort: dns, protocol: UDP}
@@ -99,10 +103,52 @@ status:
     assert_eq!(service.forwarding, Some(Forwarding::Direct));
     assert_eq!(service.selector["app"], "dns");
     assert!(service.publish_not_ready);
+    assert_eq!(service.health_check_node_port, Some(32_000));
     assert_eq!(service.ports[0].target, Some(TargetPort::Number(1053)));
     assert_eq!((service.ports[1].protocol, service.ports[1].port), (Protocol::Udp, 53));
     assert_eq!(service.ports[1].target, Some(TargetPort::Name("dns".to_owned())));
     assert_eq!(service.status_addresses.len(), 1);
+}
+
+#[test]
+fn cluster_addresses_say_what_a_service_really_is() {
+    let with = |lines: &str| {
+        let service = service(&(BALANCER.to_owned() + "  ipFamilyPolicy: PreferDualStack\n" + lines));
+        (service.ip_family_policy, service.ip_families.clone())
+    };
+    assert_eq!(with(""), (IpFamilyPolicy::PreferDualStack, vec![]));
+    assert_eq!(with("  clusterIP: \"\"\n"), (IpFamilyPolicy::PreferDualStack, vec![]));
+    assert_eq!(with("  clusterIPs: ['fd00::1']\n"), (IpFamilyPolicy::SingleStack, vec![IpFamily::V6]));
+    assert_eq!(
+        with("  ipFamilies: [IPv4, IPv6]\n  clusterIP: 10.96.0.1\n"),
+        (IpFamilyPolicy::SingleStack, vec![IpFamily::V4])
+    );
+    assert_eq!(
+        with("  clusterIPs: ['fd00::1', 10.96.0.1]\n"),
+        (IpFamilyPolicy::PreferDualStack, vec![IpFamily::V6, IpFamily::V4])
+    );
+    let wrong = |lines: &str| findings(&(BALANCER.to_owned() + lines));
+    assert_eq!(wrong("  clusterIPs: [10.0.0.1, 10.0.0.2]\n"), ["invalid_value 7 spec.clusterIPs[1]"]);
+    assert_eq!(wrong("  clusterIPs: [x]\n"), ["invalid_address 7 spec.clusterIPs[0]"]);
+    assert_eq!(wrong("  clusterIP: None\n"), ["invalid_value 7 spec.clusterIP"]);
+    assert_eq!(findings(&(BALANCER.replace("LoadBalancer", "ClusterIP") + "  clusterIP: None\n")), [""; 0]);
+}
+
+#[test]
+fn who_may_connect_is_read_but_not_enforced() {
+    let text = BALANCER.to_owned() + "  loadBalancerSourceRanges: [10.0.0.0/8]\n";
+    let parsed = read(&text);
+    let Some(Object::Service(service)) = &parsed.documents[0].object else { panic!() };
+    assert_eq!(service.source_ranges[0].to_string(), "10.0.0.0/8");
+    assert_eq!(findings(&text), ["source_ranges_not_enforced 7 spec.loadBalancerSourceRanges[0]"]);
+    assert_eq!(
+        findings(&text.replace("10.0.0.0/8", "10.0.0.0"))[0],
+        "invalid_range 7 spec.loadBalancerSourceRanges[0]"
+    );
+    assert_eq!(
+        findings(&(BALANCER.to_owned() + "  allocateLoadBalancerNodePorts: 1\n")),
+        ["wrong_type 7 spec.allocateLoadBalancerNodePorts"]
+    );
 }
 
 #[test]
@@ -321,9 +367,9 @@ fn one_bad_object_does_not_take_others_along() {
 fn an_item_of_a_list_has_its_path_and_place() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: metallb.io/v1beta1\n  kind: IPAddressPool\n  metadata: {name: a}\n  spec: {addresses: [x]}\n";
     assert_eq!(findings(text), ["invalid_range 7 items[0].spec.addresses[0]"]);
-    let places = &read(text).documents[0].places.fields;
-    assert_eq!(places["spec.addresses[0]"].line, 7, "by the path within the object");
-    assert_eq!(places[""].line, 6);
+    let places = Arc::clone(&read(text).documents[0].places);
+    assert_eq!(places.of("spec.addresses[0]").unwrap().line, 7, "by the path within the object");
+    assert_eq!(places.object().unwrap().line, 6);
 }
 
 #[test]

@@ -16,13 +16,13 @@ const MAX_COPIES: usize = 250_000;
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    /// From 1.
-    pub(super) line: usize,
-    /// In characters, from 1.
-    pub(super) column: usize,
+pub struct Position {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
     /// How many characters of the line belong to it; 0: all that follow.
-    pub(super) width: usize,
+    pub width: usize,
 }
 
 /// A value and where it starts.
@@ -143,6 +143,13 @@ pub(super) struct Chunk<'t> {
 /// The documents of a stream. A `---` at the start of a line separates documents whatever surrounds it, so a document
 /// that cannot be parsed does not take the ones after it along.
 pub(super) fn chunks(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = all_chunks(text);
+    chunks.retain(|chunk| !chunk.is_blank());
+    chunks
+}
+
+/// The same with those that hold nothing.
+pub(super) fn all_chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first_line, mut offset) = (0, 0, 0);
     for (n, line) in text.split_inclusive('\n').enumerate() {
@@ -156,7 +163,6 @@ pub(super) fn chunks(text: &str) -> Vec<Chunk<'_>> {
         offset += line.len();
     }
     chunks.push(Chunk { text: &text[start..], first_line });
-    chunks.retain(|chunk| !chunk.is_blank());
     chunks
 }
 
@@ -189,16 +195,15 @@ impl Chunk<'_> {
                     at.width = 1;
                     let line = self.text.lines().nth(mark.line().saturating_sub(1)).unwrap_or_default();
                     let indented_by_tab = line.trim_start_matches(' ').starts_with('\t');
-                    return Err(YamlError {
-                        at,
-                        reason: "yaml_syntax",
-                        message: format!("not valid YAML: {}", error.info()),
-                        remedy: if indented_by_tab {
-                            "indent with spaces: YAML allows no tabs there"
-                        } else {
-                            "correct the syntax; the rest of this document was not read"
-                        },
-                    });
+                    // The parser knows the names of anchors, and of nothing else that is called so.
+                    let (reason, remedy) = if error.info().contains("unknown anchor") {
+                        ("yaml_alias", "define the anchor before it is used, or write the value out")
+                    } else if indented_by_tab {
+                        ("yaml_syntax", "indent with spaces: YAML allows no tabs there")
+                    } else {
+                        ("yaml_syntax", "correct the syntax; the rest of this document was not read")
+                    };
+                    return Err(YamlError { at, reason, message: format!("not valid YAML: {}", error.info()), remedy });
                 }
             }
         }
@@ -361,6 +366,8 @@ fn error(at: Position, reason: &'static str, message: String) -> YamlError {
     let remedy = match reason {
         "duplicate_key" => "remove one of the two",
         "too_deep" | "too_large" => "split it into smaller documents",
+        "yaml_key" => "use a word as the key",
+        "yaml_merge" => "merge mappings, or write the fields out",
         _ => "write the value out",
     };
     YamlError { at, reason, message, remedy }

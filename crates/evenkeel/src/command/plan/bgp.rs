@@ -8,7 +8,7 @@ use evenkeel_plan::bgp::{
     AdjRibOut, Attributes, Bfd, BgpAnnouncement, NoSession, PasswordSource, Route, Session, SessionKind, ToldRoute,
     is_used,
 };
-use evenkeel_plan::world::{Community, Neighbor, World};
+use evenkeel_plan::world::{BgpPeer, Community, Neighbor, World};
 use serde::Serialize;
 
 /// The port of BGP (RFC 4271, section 8).
@@ -81,10 +81,11 @@ fn shown(local_pref: Option<u32>, communities: &[Community]) -> Option<String> {
 pub(super) fn peers(plan: &Plan, world: &World) -> Vec<Vec<String>> {
     let rib = AdjRibOut::of_all(plan.bgp.announcements.values().map(|announcement| &**announcement));
     let mut rows = Vec::new();
-    let mut peers: Vec<&str> = world.bgp_peers.keys().map(|name| &*name.name).collect();
-    peers.sort_unstable();
-    peers.dedup();
-    for peer in peers {
+    let mut peers: BTreeMap<&str, &BgpPeer> = BTreeMap::new();
+    for peer in world.bgp_peers.values() {
+        peers.entry(&peer.name.name).or_insert(peer);
+    }
+    for (peer, described) in peers {
         let sessions = of_peer(&plan.bgp.sessions, |session| &session.peer, peer);
         let mut notes = sessions.first().map_or_else(Vec::new, notes);
         let told = sessions.iter().map(|session| (told_by(session, &rib), &*session.node));
@@ -98,8 +99,7 @@ pub(super) fn peers(plan: &Plan, world: &World) -> Vec<Vec<String>> {
         if world.nodes.is_empty() {
             notes.push("on no node: none is known (give --node, or Node objects)".to_owned());
         }
-        let neighbor = sessions.first().map_or_else(|| "-".to_owned(), neighbor);
-        let mut cells = (peer.to_owned(), neighbor);
+        let mut cells = (peer.to_owned(), neighbor(described));
         for note in notes {
             rows.push(vec![std::mem::take(&mut cells.0), std::mem::take(&mut cells.1), note]);
         }
@@ -114,12 +114,12 @@ fn of_peer<'a, T>(entries: &'a [T], peer_of: impl Fn(&T) -> &str, peer: &str) ->
     entries.get(from..to).unwrap_or_default()
 }
 
-fn neighbor(session: &Session) -> String {
-    let at = match &session.neighbor {
+fn neighbor(peer: &BgpPeer) -> String {
+    let at = match &peer.neighbor {
         Neighbor::Address(address) => address.to_string(),
         Neighbor::Interface(interface) => format!("interface {interface}"),
     };
-    if session.port == PORT { at } else { format!("{at} port {}", session.port) }
+    if peer.port == PORT { at } else { format!("{at} port {}", peer.port) }
 }
 
 /// The session on any of its nodes, a line for each matter.
@@ -202,5 +202,24 @@ fn few(all: &[String]) -> String {
     match all.split_at_checked(FEW) {
         Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(", "), more.len()),
         _ => all.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_the_first_few_are_shown() {
+        let names = |count: usize| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(few(&names(2)), "1, 2");
+        assert_eq!(few(&names(8)), "1, 2, 3, 4, 5, 6, 7, 8");
+        assert_eq!(few(&names(10)), "1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
+    }
+
+    #[test]
+    fn nodes_of_which_the_same_is_said_are_named_together() {
+        let said = [("x", "a"), ("y", "b"), ("x", "c")];
+        assert_eq!(grouped(said.into_iter()), [("x", vec!["a", "c"]), ("y", vec!["b"])]);
     }
 }

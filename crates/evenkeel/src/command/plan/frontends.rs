@@ -114,6 +114,9 @@ fn alike<'a>(frontend: &'a Frontend, world: &'a World) -> Vec<Alike<'a>> {
     groups.into_values().collect()
 }
 
+/// As many names as a line has room for; JSON has them all.
+const LISTED: usize = 8;
+
 /// The frontends as lines of cells.
 pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
@@ -139,18 +142,22 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Vec<String>> {
         let takes_new_flows = |backend: &Backend| takers.contains(&backend.socket_address());
         rows.extend(frontend.backends.iter().map(|backend| backend_row(backend, takes_new_flows(backend))));
         for Subset { nodes, scope, backends, table } in nodes {
-            let (nodes, use_) = match nodes.as_slice() {
-                [node] => (format!("node {node}"), "uses"),
-                nodes => (format!("nodes {}", nodes.join(", ")), "use"),
+            let who = match nodes.as_slice() {
+                [node] => format!("node {node} uses"),
+                few if few.len() <= LISTED => format!("nodes {} use", few.join(", ")),
+                many => format!("{} nodes use", many.len()),
             };
-            let backends: Vec<String> = backends.iter().map(ToString::to_string).collect();
+            let what = match backends.as_slice() {
+                few if few.len() <= LISTED => few.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                many => format!("{} of {} backends", many.len(), frontend.backends.len()),
+            };
             let why = match scope {
                 Scope::Cluster => "all",
                 Scope::SameZone => "same zone",
                 Scope::SameNode => "same node",
                 Scope::Local => "its own",
             };
-            rows.push(vec![format!("  {nodes} {use_} {} ({why}), {table}", backends.join(", "))]);
+            rows.push(vec![format!("  {who} {what} ({why}), {table}")]);
         }
     }
     rows

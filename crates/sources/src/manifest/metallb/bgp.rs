@@ -7,7 +7,7 @@ use evenkeel_plan::world::{Aggregation, BgpAdvertisement, Community, CommunityRe
 use super::community::COMMUNITY_REMEDY;
 use super::selector::selectors;
 use super::{names, spec};
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Reader, shortened};
 
 pub(in crate::manifest) fn bgp_advertisement(
     reader: &mut Reader<'_>,
@@ -51,7 +51,7 @@ fn communities(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<CommunityRef> 
     for field in spec.list(reader, "communities") {
         let Some(text) = field.name(reader) else { continue };
         if !seen.insert(text) {
-            reader.error("duplicate_value", &field, format!("`{text}` is given before"), "give it once");
+            reader.error("duplicate_value", &field, format!("`{}` is given before", shortened(text)), "give it once");
         }
         communities.extend(community(reader, &field, text));
     }

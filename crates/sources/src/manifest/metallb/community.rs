@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evenkeel_plan::world::{Community, CommunityAliases, ObjectName};
 
 use super::spec;
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Reader, shortened};
 
 pub(super) const COMMUNITY_REMEDY: &str = "give a community such as 65535:65281 or large:64512:1:2";
 
@@ -20,7 +20,7 @@ pub(in crate::manifest) fn communities(
     for field in spec.list(reader, "communities") {
         let Some((name, value)) = alias(reader, &field) else { continue };
         if !seen.insert(name.clone()) {
-            let message = format!("alias `{name}` is defined before");
+            let message = format!("alias `{}` is defined before", shortened(&name));
             reader.error("duplicate_value", &field, message, "define each alias once");
         }
         aliases.aliases.push((name, value));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evenkeel_plan::selector::{LabelSelector, Operator, Requirement};
 
 use crate::manifest::label;
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Reader, shortened};
 
 const ONCE: &str = "give it once";
 
@@ -54,16 +54,18 @@ fn requirement(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Requirement
     let operator = fields.require(reader, "operator").and_then(|field| field.one_of(reader, &operators));
     let mut values = Vec::new();
     let mut seen = BTreeSet::new();
-    for field in fields.list(reader, "values") {
-        let Some(value) = label::value(reader, &field) else { continue };
+    let items = fields.list(reader, "values");
+    for field in &items {
+        let Some(value) = label::value(reader, field) else { continue };
         if !seen.insert(value) {
-            reader.error("duplicate_value", &field, format!("`{value}` is given before"), ONCE);
+            let message = format!("`{}` is given before", shortened(value));
+            reader.error("duplicate_value", field, message, ONCE);
         }
         values.push(value.to_owned());
     }
     fields.no_others(reader);
     let (make, takes_values) = operator?;
-    if takes_values == values.is_empty() && !reader.failed {
+    if takes_values == items.is_empty() {
         let (message, remedy) = if takes_values {
             ("In and NotIn need values", "add `values`")
         } else {

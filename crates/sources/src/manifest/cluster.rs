@@ -1,0 +1,68 @@
+//! What a Service says about its addresses within the cluster, and about who may use it.
+
+use std::net::IpAddr;
+
+use evenkeel_plan::range::IpFamily;
+use evenkeel_plan::world::{IpFamilyPolicy, Service};
+use ipnet::IpNet;
+
+use super::kinds::ip;
+use super::read::{Field, Fields, Reader};
+
+/// What the API server filled in says more than what was asked for: a service with a cluster address of one family is
+/// a service of that family, also where it would rather have both.
+pub(super) fn cluster_addresses(reader: &mut Reader<'_>, service: &mut Service, spec: &Fields<'_>) {
+    let all = spec.list(reader, "clusterIPs");
+    let one = spec.get("clusterIP");
+    let mut addresses: Vec<(IpAddr, &Field<'_>)> = Vec::new();
+    for field in if all.is_empty() { one.as_slice() } else { &all } {
+        addresses.extend(cluster_address(reader, service, field).map(|address| (address, field)));
+    }
+    let mut families = Vec::new();
+    for (address, field) in addresses {
+        let family = IpFamily::of(address);
+        if families.contains(&family) {
+            let message = format!("{address} is a second {family} address");
+            reader.error("invalid_value", field, message, "give at most one address of each family");
+        }
+        families.push(family);
+    }
+    if let [family] = *families {
+        service.ip_families = vec![family];
+        if service.ip_family_policy == IpFamilyPolicy::PreferDualStack {
+            service.ip_family_policy = IpFamilyPolicy::SingleStack;
+        }
+    } else if service.ip_families.is_empty() {
+        service.ip_families = families;
+    }
+}
+
+/// An address, unless there is none yet (`""`) or none at all (`None`).
+fn cluster_address(reader: &mut Reader<'_>, service: &Service, field: &Field<'_>) -> Option<IpAddr> {
+    match field.text(reader)? {
+        "None" if service.is_load_balancer => {
+            let message = "a headless service cannot be a load balancer";
+            reader.error("invalid_value", field, message, "remove clusterIP, or change the type to ClusterIP");
+            None
+        }
+        "None" => None,
+        _ => ip(field, reader),
+    }
+}
+
+/// Fields for packet filters and for other load balancers.
+pub(super) fn access(reader: &mut Reader<'_>, service: &mut Service, spec: &Fields<'_>) {
+    let ranges = spec.list(reader, "loadBalancerSourceRanges");
+    for field in &ranges {
+        let remedy = "give a CIDR such as 192.0.2.0/24";
+        service.source_ranges.extend(field.parse::<IpNet>(reader, "invalid_range", remedy));
+    }
+    if let Some(first) = ranges.first().filter(|_| service.is_load_balancer) {
+        let message = "loadBalancerSourceRanges is not enforced: every client can connect";
+        reader.warning("source_ranges_not_enforced", first, message, "filter by a firewall or a NetworkPolicy");
+    }
+    let port = spec.get("healthCheckNodePort").and_then(|field| field.number(reader, 0, u16::MAX));
+    service.health_check_node_port = port.filter(|port| *port != 0);
+    // Node ports are none of our business, whether they are allocated or not.
+    spec.get("allocateLoadBalancerNodePorts").and_then(|field| field.bool(reader));
+}
