@@ -247,7 +247,7 @@ impl NodeAgent {
         let plan = self.planner.plan().clone();
         // What is only for the record is no problem; `plan` shows it.
         let problematic = plan.diagnostics().filter(|diagnostic| diagnostic.severity != Severity::Info);
-        problems.extend(problematic.map(ToString::to_string));
+        problems.extend(problematic.map(|finding| update.whereabouts.locate(finding).to_string()));
         for service in plan.services.values() {
             if let Some(error) = &service.error {
                 problems.push(format!("[{}] {}: {}", error.reason, service.service(), error.message));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use evenkeel_plan::World;
 use evenkeel_plan::world::{Object, ObjectKey, ObjectName};
+use imbl::OrdMap;
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
 use crate::manifest::{self, MAX_FINDINGS, MAX_MESSAGE, Parsed, Places, Position, cut};
@@ -25,7 +26,7 @@ pub struct Catalog {
     mentions: BTreeMap<ObjectKey, Vec<Mention>>,
     /// The objects about which a file says something else since the last [`Catalog::settle`].
     touched: BTreeSet<ObjectKey>,
-    live: BTreeMap<ObjectKey, Live>,
+    live: OrdMap<ObjectKey, Live>,
     /// The live objects that are in no file, with the time at which that was first found, on the clock of
     /// [`Catalog::settle`].
     absent: BTreeMap<ObjectKey, Duration>,
@@ -60,13 +61,41 @@ struct Mention {
 }
 
 /// An object in its last good version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Live {
     object: Object,
     file: Arc<Path>,
     places: Arc<Places>,
     /// The version of the file the places are in.
     version: u64,
+}
+
+/// Where each object of a World stands. A copy shares everything with the catalog's own.
+#[derive(Clone, Debug, Default)]
+pub struct Whereabouts(OrdMap<ObjectKey, Live>);
+
+impl Whereabouts {
+    /// A finding about objects of the World, with the place where the object stands.
+    pub fn locate(&self, finding: &evenkeel_plan::Diagnostic) -> Diagnostic {
+        let live = of_finding(&self.0, finding);
+        let at = live.and_then(|live| live.places.of(&finding.field).or_else(|| live.places.object()));
+        Diagnostic {
+            location: location(live.map_or(Path::new(""), |live| &*live.file), at),
+            severity: finding.severity,
+            reason: finding.reason,
+            kind: finding.kind.to_string(),
+            name: finding.name.clone(),
+            field: finding.field.clone(),
+            message: cut(&finding.message, MAX_MESSAGE),
+            remedy: cut(&finding.remedy, MAX_MESSAGE),
+            snippet: None,
+        }
+    }
+}
+
+fn of_finding<'a>(live: &'a OrdMap<ObjectKey, Live>, finding: &evenkeel_plan::Diagnostic) -> Option<&'a Live> {
+    let (namespace, name) = finding.name.split_once('/').unwrap_or(("", &finding.name));
+    live.get(&ObjectKey { kind: finding.kind, name: ObjectName::new(namespace, name) })
 }
 
 /// What [`Catalog::settle`] came to.
@@ -328,11 +357,14 @@ impl Catalog {
         }
     }
 
-    /// A finding about objects of the World, with the place where the object stands.
+    /// Where each object of the World stands.
+    pub fn whereabouts(&self) -> Whereabouts {
+        Whereabouts(self.live.clone())
+    }
+
+    /// A finding about objects of the World, with the place where the object stands, and the line there.
     pub fn locate(&self, finding: &evenkeel_plan::Diagnostic) -> Diagnostic {
-        let (namespace, name) = finding.name.split_once('/').unwrap_or(("", &finding.name));
-        let key = ObjectKey { kind: finding.kind, name: ObjectName::new(namespace, name) };
-        let live = self.live.get(&key);
+        let live = of_finding(&self.live, finding);
         let at = live.and_then(|live| live.places.of(&finding.field).or_else(|| live.places.object()));
         // A last good version is no longer what the file shows.
         let text = live.and_then(|live| {
@@ -340,15 +372,8 @@ impl Catalog {
             Some(&file.parsed.text)
         });
         Diagnostic {
-            location: location(live.map_or(Path::new(""), |live| &*live.file), at),
-            severity: finding.severity,
-            reason: finding.reason,
-            kind: finding.kind.to_string(),
-            name: finding.name.clone(),
-            field: finding.field.clone(),
-            message: cut(&finding.message, MAX_MESSAGE),
-            remedy: cut(&finding.remedy, MAX_MESSAGE),
             snippet: text.zip(at).and_then(|(text, at)| text.snippet(at)),
+            ..self.whereabouts().locate(finding)
         }
     }
 }
@@ -605,5 +630,6 @@ mod tests {
         };
         let located = catalog.locate(&finding).location;
         assert_eq!((located.file.as_path(), located.line, located.column), (Path::new("a.yaml"), 12, 15));
+        assert_eq!(catalog.whereabouts().locate(&finding).location, located, "also without the catalog");
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use self::scan::{Scanned, Scanner};
 use self::writers::{PATIENCE, Writers};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Whereabouts};
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// How often everything is looked at, whether or not inotify reported anything.
@@ -52,6 +52,8 @@ pub struct Update {
     pub world: Arc<World>,
     /// What was found, by file and line.
     pub diagnostics: Arc<[Diagnostic]>,
+    /// Where its objects stand, for findings about them.
+    pub whereabouts: Whereabouts,
     /// Whether all roots could be read. While they cannot, the World stays as it was; if it never was, it is empty and
     /// says nothing about what should be.
     pub readable: bool,
@@ -154,7 +156,13 @@ impl Watcher {
 
     fn update(&self, changed_at: Instant) -> Update {
         let diagnostics = self.catalog.diagnostics().iter().chain(&self.frozen).cloned().collect();
-        Update { world: Arc::clone(self.catalog.world()), diagnostics, readable: self.frozen.is_none(), changed_at }
+        Update {
+            world: Arc::clone(self.catalog.world()),
+            diagnostics,
+            whereabouts: self.catalog.whereabouts(),
+            readable: self.frozen.is_none(),
+            changed_at,
+        }
     }
 }
 

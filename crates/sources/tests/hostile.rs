@@ -31,27 +31,31 @@ fn service(n: usize) -> String {
     )
 }
 
+fn namespace(n: usize) -> String {
+    format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n{n}}}\n")
+}
+
 #[test]
 fn a_hundred_thousand_documents_in_one_file() {
-    let text: String = (0..100_000).map(service).collect();
+    let text: String = (0..100_000).map(namespace).collect();
     let mut catalog = Catalog::default();
     catalog.set_file(Path::new("all.yaml"), text.as_bytes());
     catalog.settle(Duration::ZERO);
-    assert_eq!((catalog.world().services.len(), catalog.considered()), (100_000, 100_000));
+    assert_eq!((catalog.world().namespaces.len(), catalog.considered()), (100_000, 100_000));
     assert_eq!(catalog.diagnostics(), []);
-    catalog.set_file(Path::new("one.yaml"), service(100_000).as_bytes());
+    catalog.set_file(Path::new("one.yaml"), namespace(100_000).as_bytes());
     catalog.settle(Duration::from_secs(1));
-    assert_eq!((catalog.world().services.len(), catalog.considered()), (100_001, 1));
+    assert_eq!((catalog.world().namespaces.len(), catalog.considered()), (100_001, 1));
 }
 
 #[test]
 fn a_hundred_thousand_files() {
     let mut catalog = Catalog::default();
     for n in 0..100_000 {
-        catalog.set_file(Path::new(&format!("{n}.yaml")), service(n).as_bytes());
+        catalog.set_file(Path::new(&format!("{n}.yaml")), namespace(n).as_bytes());
     }
     catalog.settle(Duration::ZERO);
-    assert_eq!((catalog.world().services.len(), catalog.considered()), (100_000, 100_000));
+    assert_eq!((catalog.world().namespaces.len(), catalog.considered()), (100_000, 100_000));
     catalog.remove_file(Path::new("7.yaml"));
     assert!(catalog.settle(Duration::from_secs(1)).recheck_at.is_some());
     assert_eq!(catalog.considered(), 1);

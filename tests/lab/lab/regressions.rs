@@ -283,8 +283,13 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
     lab.node.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let update =
-                Update { world: Arc::default(), diagnostics: Arc::new([]), readable: true, changed_at: Instant::now() };
+            let update = Update {
+                world: Arc::default(),
+                diagnostics: Arc::new([]),
+                whereabouts: evenkeel_sources::catalog::Whereabouts::default(),
+                readable: true,
+                changed_at: Instant::now(),
+            };
             let (source, updates) = tokio::sync::watch::channel(update);
             let shutdown = CancellationToken::new();
             let (ready, is_ready) = tokio::sync::oneshot::channel();

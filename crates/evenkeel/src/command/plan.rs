@@ -4,6 +4,7 @@ mod bgp;
 mod frontends;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The plan to stdout, the diagnostics to stderr. A reader that has seen enough is no failure.
 fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
     let mut stderr = std::io::stderr().lock();
-    let style = style(stderr.is_terminal());
+    let style = style(stderr.is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     for diagnostic in diagnostics {
         writeln!(stderr, "{}\n", diagnostic.render(style))?;
     }
@@ -102,8 +103,8 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
 }
 
 /// Colours are for a terminal, and for those who want them (no-color.org).
-fn style(terminal: bool) -> Style {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+fn style(terminal: bool, no_color: Option<&OsStr>) -> Style {
+    let unwanted = no_color.is_some_and(|value| !value.is_empty());
     if terminal && !unwanted { Style::Coloured } else { Style::Plain }
 }
 
@@ -268,4 +269,17 @@ fn layer_2(announcement: &Announcement, nobody: &str) -> Vec<Vec<String>> {
         rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_of_those_who_want_them() {
+        assert_eq!(style(true, None), Style::Coloured);
+        assert_eq!(style(true, Some(OsStr::new(""))), Style::Coloured);
+        assert_eq!(style(true, Some(OsStr::new("1"))), Style::Plain);
+        assert_eq!(style(false, None), Style::Plain);
+    }
 }

@@ -6,6 +6,7 @@ use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints, ObjectName, Weight};
 
 use super::kinds::{PORT, ip, protocol};
+use super::object::name;
 use super::read::{Field, Fields, Reader};
 
 pub(super) fn endpoints(reader: &mut Reader<'_>, name: ObjectName, fields: &Fields<'_>) -> Option<Endpoints> {
@@ -54,7 +55,7 @@ fn endpoint(reader: &mut Reader<'_>, field: &Field<'_>, ready: bool) -> Option<(
         let message = format!("{address} is no endpoint's address");
         reader.error("invalid_address", &ip_field, message, "give the address of a host or pod");
     }
-    let node = fields.get("nodeName").and_then(|field| field.text(reader)).map(str::to_owned);
+    let node = fields.get("nodeName").filter(|field| !field.is_empty_text()).and_then(|field| name(&field, reader));
     let target = fields.get("targetRef").and_then(|field| field.fields(reader));
     let uid = target.and_then(|target| target.get("uid")).and_then(|field| field.text(reader));
     let endpoint = Endpoint {

@@ -13,6 +13,7 @@ use evenkeel_plan::world::{
 };
 
 use super::cluster;
+use super::object::name;
 use super::read::{Field, Fields, Reader, shortened};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -334,7 +335,7 @@ fn endpoint(reader: &mut Reader<'_>, field: &Field<'_>, family: IpFamily) -> Opt
     let terminating = condition("terminating").unwrap_or(false);
     // The same goes for `serving`, which only says something of its own about an endpoint that is terminating.
     let serving = condition("serving").unwrap_or(ready || terminating);
-    let node = fields.get("nodeName").and_then(|field| field.text(reader)).map(str::to_owned);
+    let node = fields.get("nodeName").filter(|field| !field.is_empty_text()).and_then(|field| name(&field, reader));
     let target = fields.get("targetRef").and_then(|field| field.fields(reader));
     let uid = target.and_then(|target| target.get("uid")).and_then(|field| field.text(reader));
     let zone = fields.get("zone").and_then(|field| field.text(reader)).map(str::to_owned);

@@ -26,10 +26,6 @@ impl Text {
         Self { text: text.into(), ..Self::default() }
     }
 
-    pub(super) fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// What may be kept of it: neither documents that may be Secrets nor passwords.
     pub(super) fn without_secrets(self) -> Self {
         if !self.text.contains(SECRET) && !self.has_passwords() {
@@ -37,7 +33,7 @@ impl Text {
         }
         let mut kept = String::new();
         for chunk in yaml::all_chunks(&self.text) {
-            let hidden = mentions_secret(chunk.text);
+            let hidden = mentions_secret(chunk.text) || has_long_password(chunk.text);
             for line in chunk.text.split_inclusive('\n') {
                 let shown = if hidden { None } else { without_secrets(line.trim_end()) };
                 kept += &shown.unwrap_or_default();
@@ -132,7 +128,21 @@ pub(super) fn mentions_secret(text: &str) -> bool {
         let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + SECRET.len()..).unwrap_or_default());
         let key = before.trim_end_matches(['"', '\'', '\\']).trim_end().strip_suffix(':').map(str::trim_end);
         let key = key.map(|key| key.trim_end_matches(['"', '\'', '\\']));
+        let after = after.strip_prefix("List").unwrap_or(after);
         key.is_some_and(|key| key.ends_with(KIND)) && !after.starts_with(|c: char| c.is_alphanumeric())
+    })
+}
+
+/// Whether a password does not end on the line of its key.
+fn has_long_password(text: &str) -> bool {
+    text.match_indices(PASSWORD).any(|(at, key)| {
+        let rest = text.get(at + key.len()..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let value = after_key(rest).map(str::trim_end);
+        value.is_some_and(|value| match value.chars().next() {
+            None => true,
+            Some(quote @ ('"' | '\'')) => !value.get(1..).unwrap_or_default().contains(quote),
+            Some(first) => matches!(first, '|' | '>' | '&' | '!' | '*' | '#'),
+        })
     })
 }
 
@@ -184,7 +194,16 @@ mod tests {
         assert!(!format!("{kept:?}").contains("geheim"), "{kept:?}");
         let line = |line| kept.line(line).unwrap().to_owned();
         assert_eq!([line(1), line(2), line(5), line(8)], ["a: 1", "password: ***", "", "c: geh"], "each in its place");
-        assert_eq!(Text::of("a: geh\n").without_secrets().as_str(), "a: geh\n");
+        for text in [
+            "password: |\n  geheim\n",
+            "password:\n  geheim\n",
+            "password: \"ge\\\n  heim geheim\"\n",
+            "kind: SecretList\nitems: [{data: geheim}]\n",
+        ] {
+            let kept = Text::of(text).without_secrets();
+            assert!(!format!("{kept:?}").contains("geheim"), "{kept:?}");
+        }
+        assert_eq!(Text::of("a: geh\n").without_secrets().line(1), Some("a: geh"));
     }
 
     #[test]

@@ -100,13 +100,13 @@ pub fn parse(file: &Path, content: &[u8]) -> Parsed {
         return Parsed::unreadable(whole("not_utf8", message, "save it as UTF-8, or move it elsewhere"));
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let text = Text::of(text);
-    for chunk in yaml::chunks(text.as_str()) {
+    let shown = Text::of(text).without_secrets();
+    for chunk in yaml::chunks(text) {
         match chunk.parse() {
-            Ok(Some(root)) => parsed.take(file, &text, &root),
+            Ok(Some(root)) => parsed.take(file, &shown, &root),
             Ok(None) => {}
             Err(error) => {
-                let mut reader = Reader::new(file, &text);
+                let mut reader = Reader::new(file, &shown);
                 reader.secret = mentions_secret(chunk.text);
                 reader.report(Severity::Error, error.reason, error.at, "", error.message, error.remedy.to_owned());
                 parsed.incomplete = true;
@@ -121,7 +121,7 @@ pub fn parse(file: &Path, content: &[u8]) -> Parsed {
         parsed.diagnostics.push(more_findings(file, severity, count));
     }
     parsed.names = BTreeSet::new();
-    parsed.text = text.without_secrets();
+    parsed.text = shown;
     parsed
 }
 

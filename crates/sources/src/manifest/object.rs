@@ -211,7 +211,7 @@ fn read(
 /// Annotations are strings in every kind, and where fields are read strictly, so are those of `metadata`.
 fn check_metadata(reader: &mut Reader<'_>, kind: Kind, metadata: &Fields<'_>) {
     if let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) {
-        annotations.check_strings(reader);
+        annotations.check_annotations(reader);
     }
     if kind.is_configuration() {
         for key in METADATA {
@@ -222,7 +222,7 @@ fn check_metadata(reader: &mut Reader<'_>, kind: Kind, metadata: &Fields<'_>) {
 }
 
 /// A name as the API server would accept it.
-fn name(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<String> {
+pub(super) fn name(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<String> {
     let text = field.string(reader)?;
     if !label::is_domain(text) {
         let remedy = "use at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";

@@ -193,6 +193,18 @@ impl<'n> Field<'n> {
         Some(text)
     }
 
+    /// The name of a network interface. Whether there is one of this name is another matter.
+    pub(super) fn interface(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+        /// Of alternative names; the primary one is shorter.
+        const MAX_LENGTH: usize = 127;
+        let text = self.name(reader)?;
+        if text.len() > MAX_LENGTH || text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+            let message = format!("`{}` cannot be the name of an interface", shortened(text));
+            reader.error("invalid_name", self, message, "give the name of a network interface");
+        }
+        Some(text)
+    }
+
     /// A string no finding shows.
     pub(super) fn password(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         let text = self.scalar().and_then(Scalar::as_string);
@@ -299,13 +311,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// A list of names. An empty one is refused: left out, a list of it would mean everything.
-    pub(super) fn strings(&self, reader: &mut Reader<'_>) -> Vec<String> {
-        let items = self.list(reader);
-        items.iter().filter_map(|item| item.name(reader)).map(str::to_owned).collect()
-    }
-
-    /// A list of names, each given once.
+    /// A list of names, each given once. An empty one is refused: left out, a list of it would mean everything.
     pub(super) fn names(&self, reader: &mut Reader<'_>) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let mut names = Vec::new();
@@ -390,10 +396,15 @@ impl<'n> Fields<'n> {
         self.get(key).map(|field| field.list(reader)).unwrap_or_default()
     }
 
-    /// Every value is to be a string, or absent.
-    pub(super) fn check_strings(&self, reader: &mut Reader<'_>) {
-        for entry in self.entries.iter().filter(|entry| !entry.value.is_null()) {
-            Field::below(&self.path, entry).string(reader);
+    /// Annotations: every value is to be a string, and those that end up in messages have no character a terminal acts
+    /// on.
+    pub(super) fn check_annotations(&self, reader: &mut Reader<'_>) {
+        for (key, field) in self.iter().filter(|(_, field)| !field.is_null()) {
+            let text = field.string(reader).unwrap_or_default();
+            let read = ["metallb.io/", "metallb.universe.tf/", "evenkeel.io/"].iter().any(|ours| key.starts_with(ours));
+            if read && text.contains(char::is_control) {
+                reader.error("control_character", &field, "a control character has no meaning here", "remove it");
+            }
         }
     }
 

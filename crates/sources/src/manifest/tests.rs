@@ -506,6 +506,8 @@ fn no_finding_shows_a_password() {
         PEER.to_owned() + "  password: 12345678\n",
         PEER.to_owned() + "  password: hunter2secret\n  passwordSecret: {name: b}\n",
         PEER.to_owned() + "  \"password\": hunter2secret: x\n",
+        PEER.to_owned() + "  password: |\n    hunter2secret\n  vrf: 5\n",
+        "apiVersion: v1\nkind: SecretList\nitems:\n- metadata: {name: a}\n  type: 5\n  data: {a: hunter2secret}\n".to_owned(),
         "{\"apiVersion\": \"metallb.io/v1beta2\", \"kind\": \"BGPPeer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"password\": \"hunter2secret\"}}".to_owned(),
         "apiVersion: v1\nkind: Secret\nmetadata: {name: a, labels: {a: -}}\nstringData: {password: hunter2secret, x: hunter2secret}\n".to_owned(),
         "{apiVersion: v1, kind: Secret, stringData: {x: hunter2secret}}\n".to_owned(),
@@ -700,6 +702,19 @@ fn lists_hold_nothing_twice_and_labels_are_labels() {
 }
 
 #[test]
+fn names_that_end_up_in_output_are_names() {
+    assert_eq!(
+        findings(&(ADVERTISEMENT.to_owned() + "  interfaces: [eth0, \"\\e[31m\", a/b]\n")),
+        ["invalid_name 5 spec.interfaces[1]", "invalid_name 5 spec.interfaces[2]"]
+    );
+    assert_eq!(findings(&(PEER.to_owned() + "  vrf: \"a b\"\n")), ["invalid_name 8 spec.vrf"]);
+    let slice = SLICE.to_owned() + "endpoints: [{addresses: [10.1.0.1], nodeName: \"\\e[31m\"}]\n";
+    assert_eq!(findings(&slice), ["invalid_name 7 endpoints[0].nodeName"]);
+    let text = BALANCER.replace("{name: web}", "{name: web, annotations: {metallb.io/address-pool: \"\\e[31m\"}}");
+    assert_eq!(findings(&text), ["control_character 3 metadata.annotations[metallb.io/address-pool]"]);
+}
+
+#[test]
 fn annotations_are_strings() {
     for value in ["5", "true", "10.5", "[a]"] {
         let text = BALANCER.replace("{name: web}", &format!("{{name: web, annotations: {{example.com/a: {value}}}}}"));
@@ -746,6 +761,24 @@ fn pieces() -> impl Strategy<Value = String> {
         "\u{feff}",
         "\r\n",
         "kind: IPAddressPool\n",
+        "apiVersion: metallb.io/v1beta2\n",
+        "kind: BGPPeer\n",
+        "kind: BGPAdvertisement\n",
+        "kind: BFDProfile\n",
+        "kind: Community\n",
+        "kind: Endpoints\n",
+        "kind: Secret\n",
+        "kind: ServiceList\n",
+        "  myASN: 1\n",
+        "  peerASN: 2\n",
+        "  holdTime: ",
+        "90s\n",
+        "  communities: [",
+        "1:2, ",
+        "password: x\n",
+        "subsets:\n",
+        "  nodeSelectors:\n",
+        "  - matchExpressions: [{key: a, operator: In, values: [b]}]\n",
         "addresses: ",
         "10.0.0.0/8",
         "null",
@@ -764,6 +797,43 @@ proptest! {
     }
 
     #[test]
+    fn the_values_of_a_peer_are_read_as_they_are_written(
+        my_asn in 1..=u32::MAX, peer_asn in 1..=u32::MAX, port in 1..=16_384_u16, address in any::<IpAddr>(),
+        hold in 3..=65_535_u64, connect in 1..=65_535_u64, flags in any::<[bool; 2]>(),
+    ) {
+        prop_assume!(!address.is_unspecified() && !address.is_multicast());
+        let text = format!(
+            "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: tor}}\nspec:\n  myASN: {my_asn}\n  peerASN: {peer_asn}\n  peerAddress: \"{address}\"\n  peerPort: {port}\n  holdTime: {}m{}s\n  connectTime: {connect}s\n  enableGracefulRestart: {}\n  dualStackAddressFamily: {}\n",
+            hold / 60, hold % 60, flags[0], flags[1],
+        );
+        let peer = peer(&text);
+        prop_assert_eq!((peer.my_asn, peer.peer_asn, peer.port), (my_asn, PeerAsn::Number(peer_asn), port));
+        prop_assert_eq!(peer.neighbor, Neighbor::Address(address));
+        let hold = Duration::from_secs(hold);
+        prop_assert_eq!(peer.timers, Some(Timers { hold, keepalive: hold / 3 }));
+        prop_assert_eq!(peer.connect_time, Some(Duration::from_secs(connect)));
+        prop_assert_eq!([peer.graceful_restart, peer.dual_stack_address_family], flags);
+    }
+
+    #[test]
+    fn communities_and_intervals_are_read_as_they_are_written(
+        standard in any::<(u16, u16)>(), large in any::<(u32, u32, u32)>(), interval in 10..=60_000_u64, length in 1..=128_u8,
+    ) {
+        let values = [Community::Standard(standard.0, standard.1), Community::Large(large.0, large.1, large.2)];
+        let text = format!(
+            "{BGP}  aggregationLengthV6: {length}\n  communities: [\"{}\", \"{}\"]\n", values[0], values[1]
+        );
+        let Object::BgpAdvertisement(ad) = object(&text) else { panic!() };
+        prop_assert_eq!(&ad.communities, &values.map(CommunityRef::Value));
+        prop_assert_eq!(ad.aggregation, Aggregation { v4: 32, v6: length });
+        let text = format!(
+            "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: a}}\nspec: {{echoInterval: {interval}}}\n"
+        );
+        let Object::BfdProfile(profile) = object(&text) else { panic!() };
+        prop_assert_eq!(profile.echo_interval, Some(Duration::from_millis(interval)));
+    }
+
+    #[test]
     fn any_pieces_are_read_without_a_panic(text in pieces()) {
         let _ = parse(Path::new("x"), text.as_bytes());
     }
@@ -772,10 +842,14 @@ proptest! {
     fn a_manifest_cut_or_changed_anywhere_is_read_without_a_panic(
         at in any::<proptest::sample::Index>(), cut in any::<bool>(), byte in any::<u8>(),
     ) {
-        let mut bytes = format!("{BALANCER}---\n{POOL}---\n{ADVERTISEMENT}---\n{SLICE}").into_bytes();
+        let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets: [{addresses: [{ip: 10.0.0.1}], ports: [{port: 1}]}]\n";
+        let profile = "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a}\nspec: {echoMode: true, minimumTtl: 9}\n";
+        let aliases = "apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {name: a}\nspec: {communities: [{name: a, value: '1:2'}]}\n";
+        let all = [BALANCER, POOL, ADVERTISEMENT, SLICE, PEER, "  holdTime: 1m30s\n", BGP, "  communities: ['1:2', a]\n", endpoints, profile, aliases];
+        let mut bytes = all.join("---\n").replace("---\n  ", "  ").into_bytes();
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         let parsed = parse(Path::new("x"), &bytes);
-        prop_assert!(parsed.documents.len() <= 4);
+        prop_assert!(parsed.documents.len() <= 9);
     }
 }

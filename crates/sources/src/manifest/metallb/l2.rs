@@ -16,7 +16,9 @@ pub(in crate::manifest) fn l2_advertisement(
     advertisement.pools = names(reader, &spec, "ipAddressPools");
     advertisement.pool_selectors = selectors(reader, &spec, "ipAddressPoolSelectors");
     advertisement.node_selectors = selectors(reader, &spec, "nodeSelectors");
-    advertisement.interfaces = spec.get("interfaces").map(|field| field.strings(reader)).unwrap_or_default();
+    for field in spec.list(reader, "interfaces") {
+        advertisement.interfaces.extend(field.interface(reader).map(str::to_owned));
+    }
     advertisement.service_selectors = selectors(reader, &spec, "serviceSelectors");
     for field in spec.list(reader, "preferredNodeSelectors") {
         advertisement.preferred.extend(preferred(reader, &field));

@@ -63,7 +63,9 @@ pub(in crate::manifest) fn bgp_peer(
     let node_selectors = selectors(reader, &spec, "nodeSelectors");
     let password = password(reader, &spec, &name);
     let mut text = |key| spec.get(key).and_then(|field| field.text(reader)).map(str::to_owned);
-    let (bfd_profile, vrf) = (text("bfdProfile"), text("vrf"));
+    let bfd_profile = text("bfdProfile");
+    let vrf = spec.get("vrf").filter(|field| !field.is_empty_text()).and_then(|field| field.interface(reader));
+    let vrf = vrf.map(str::to_owned);
     let mut flag = |key| spec.get(key).and_then(|field| field.bool(reader)).unwrap_or(false);
     let graceful_restart = flag("enableGracefulRestart");
     let dual_stack_address_family = flag("dualStackAddressFamily");
@@ -139,7 +141,7 @@ fn neighbor(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Option<Neighbor> {
     let interface = spec.get("interface").filter(|field| !field.is_empty_text());
     match (address, interface) {
         (Some(address), None) => host(reader, &address).map(Neighbor::Address),
-        (None, Some(interface)) => interface.text(reader).map(|name| Neighbor::Interface(name.to_owned())),
+        (None, Some(interface)) => interface.interface(reader).map(|name| Neighbor::Interface(name.to_owned())),
         (None, None) => {
             let message = "neither `peerAddress` nor `interface` is given";
             reader.missing(spec, "peerAddress", message, "give the peer's address, or the interface it is behind");
