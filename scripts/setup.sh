@@ -72,12 +72,12 @@ rust
 case ${1:-} in
 demo) packages cc=gcc "${lab_packages[@]}" ;;
 test)
-  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl
+  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables
   cargo_tool cargo-nextest
   [ -z "${CI:-}" ] || { as_root apt-get update -qq; bpf_toolchain; }
   ;;
 bench)
-  packages cc=gcc "${lab_packages[@]}" wrk=wrk nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables
+  packages cc=gcc "${lab_packages[@]}" wrk=wrk nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables dnsperf=dnsperf
   ;;
 bpf) bpf_toolchain ;;
 fuzz) cargo_tool cargo-fuzz ;;

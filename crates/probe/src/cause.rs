@@ -9,46 +9,82 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// The SYN was answered with RST, or a datagram with ICMP port unreachable.
+    /// The SYN was answered with RST: nothing listens. The handshake was never complete.
     Refused,
-    /// RST arrived after the SYN-ACK, before the prober could use the connection.
-    ResetBeforeEstablished,
-    /// RST on an established connection.
+    /// RST after the SYN-ACK, on a connection that was established.
     Reset,
-    /// The peer closed before the answer was complete.
+    /// The peer closed before it had answered.
     EarlyEof,
-    /// The handshake was not complete within the timeout.
+    /// The TCP handshake was not complete within the timeout.
     ConnectTimeout,
     /// The connection was established, but the answer was not complete within the timeout.
-    ReadTimeout,
-    /// ICMP host, network or protocol unreachable, or no route.
-    Unreachable,
+    ReadStall,
+    /// No answer to a datagram within the timeout.
+    NoReply,
+    /// ICMP host unreachable, or no neighbour answers for the address.
+    UnreachableHost,
+    /// ICMP network unreachable, or no route.
+    UnreachableNet,
+    /// ICMP port unreachable, in answer to a datagram or a SYN.
+    UnreachablePort,
+    /// ICMP protocol unreachable, ICMPv6 administratively prohibited, or a parameter problem.
+    UnreachableOther,
+    /// The TLS handshake failed: an alert, a certificate that does not verify, or not TLS at all.
+    Tls,
     /// A complete answer with a status outside 2xx and 3xx.
     HttpStatus,
     /// An answer that is not what was asked for: a malformed message, or other bytes than expected.
     WrongBody,
-    /// No reply to a datagram within the timeout.
-    UdpTimeout,
-    /// A reply that does not carry the request's identifier and sequence number.
-    UdpWrongReply,
+    /// The answer ended before its announced or expected length.
+    TruncatedBody,
+    /// A datagram that does not carry the request's identifier and sequence number, or is no DNS answer to the question.
+    WrongReply,
+    /// A DNS answer with a response code other than those expected (`SERVFAIL` and its like).
+    DnsRcode,
+    /// A DNS answer over UDP with the TC flag: cut to fit.
+    DnsTruncated,
+    /// A DNS answer with an identifier nobody asked with.
+    DnsIdMismatch,
+    /// The server that answered is none of those expected.
+    Misroute,
+    /// One connection was answered by two servers.
+    SplitFlow,
+    /// Bytes of a long-lived connection never came back.
+    SequenceLost,
+    /// Bytes of a long-lived connection came back twice.
+    SequenceDuplicated,
+    /// Bytes of a long-lived connection came back in another order.
+    SequenceReordered,
     /// The prober's own host failed it (out of descriptors, ports, memory): the run is invalid.
     LocalError,
 }
 
 impl Cause {
     /// Every cause, in the order of the report. `ALL[cause as usize] == cause`.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::Refused,
-        Self::ResetBeforeEstablished,
         Self::Reset,
         Self::EarlyEof,
         Self::ConnectTimeout,
-        Self::ReadTimeout,
-        Self::Unreachable,
+        Self::ReadStall,
+        Self::NoReply,
+        Self::UnreachableHost,
+        Self::UnreachableNet,
+        Self::UnreachablePort,
+        Self::UnreachableOther,
+        Self::Tls,
         Self::HttpStatus,
         Self::WrongBody,
-        Self::UdpTimeout,
-        Self::UdpWrongReply,
+        Self::TruncatedBody,
+        Self::WrongReply,
+        Self::DnsRcode,
+        Self::DnsTruncated,
+        Self::DnsIdMismatch,
+        Self::Misroute,
+        Self::SplitFlow,
+        Self::SequenceLost,
+        Self::SequenceDuplicated,
+        Self::SequenceReordered,
         Self::LocalError,
     ];
 
@@ -57,28 +93,42 @@ impl Cause {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
-            Self::ResetBeforeEstablished => "reset_before_established",
             Self::Reset => "reset",
             Self::EarlyEof => "early_eof",
             Self::ConnectTimeout => "connect_timeout",
-            Self::ReadTimeout => "read_timeout",
-            Self::Unreachable => "unreachable",
+            Self::ReadStall => "read_stall",
+            Self::NoReply => "no_reply",
+            Self::UnreachableHost => "unreachable_host",
+            Self::UnreachableNet => "unreachable_net",
+            Self::UnreachablePort => "unreachable_port",
+            Self::UnreachableOther => "unreachable_other",
+            Self::Tls => "tls",
             Self::HttpStatus => "http_status",
             Self::WrongBody => "wrong_body",
-            Self::UdpTimeout => "udp_timeout",
-            Self::UdpWrongReply => "udp_wrong_reply",
+            Self::TruncatedBody => "truncated_body",
+            Self::WrongReply => "wrong_reply",
+            Self::DnsRcode => "dns_rcode",
+            Self::DnsTruncated => "dns_truncated",
+            Self::DnsIdMismatch => "dns_id_mismatch",
+            Self::Misroute => "misroute",
+            Self::SplitFlow => "split_flow",
+            Self::SequenceLost => "sequence_lost",
+            Self::SequenceDuplicated => "sequence_duplicated",
+            Self::SequenceReordered => "sequence_reordered",
             Self::LocalError => "local_error",
         }
     }
 
-    /// The cause of an error from `connect(2)`, waited for or not.
+    /// The cause of an error from `connect(2)`, waited for or not. What `ECONNREFUSED` came from is the caller's to
+    /// tell: see `sys`.
     pub(crate) fn of_connect(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::CONNREFUSED) => Self::Refused,
-            Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE) => Self::ResetBeforeEstablished,
+            // The RST met an established connection: in SYN-SENT it would have been `CONNREFUSED`.
+            Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE) => Self::Reset,
             Some(Errno::TIMEDOUT) => Self::ConnectTimeout,
-            Some(errno) if is_unreachable(errno) => Self::Unreachable,
-            _ => Self::LocalError,
+            Some(errno) => Self::of_icmp(errno).unwrap_or(Self::LocalError),
+            None => Self::LocalError,
         }
     }
 
@@ -89,36 +139,31 @@ impl Cause {
         }
         match Errno::from_io_error(error) {
             Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE | Errno::NOTCONN) => Self::Reset,
-            Some(Errno::TIMEDOUT) => Self::ReadTimeout,
-            Some(errno) if is_unreachable(errno) => Self::Unreachable,
-            _ => Self::LocalError,
+            Some(Errno::TIMEDOUT) => Self::ReadStall,
+            Some(errno) => Self::of_icmp(errno).unwrap_or(Self::LocalError),
+            None => Self::LocalError,
         }
     }
 
     /// The cause of an error on a connected UDP socket, where ICMP errors come back from `send` and `recv`.
     pub(crate) fn of_datagram(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            Some(Errno::CONNREFUSED) => Self::Refused,
-            Some(errno) if is_unreachable(errno) => Self::Unreachable,
-            _ => Self::LocalError,
+            Some(Errno::CONNREFUSED) => Self::UnreachablePort,
+            Some(errno) => Self::of_icmp(errno).unwrap_or(Self::LocalError),
+            None => Self::LocalError,
         }
     }
-}
 
-/// The errors the kernel derives from ICMP and ICMPv6. `ACCES` is ICMPv6 "administratively prohibited" and "reject
-/// route", `NOPROTOOPT` is "protocol unreachable", `PROTO` a parameter problem.
-fn is_unreachable(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::HOSTUNREACH
-            | Errno::NETUNREACH
-            | Errno::HOSTDOWN
-            | Errno::NETDOWN
-            | Errno::NONET
-            | Errno::NOPROTOOPT
-            | Errno::PROTO
-            | Errno::ACCESS
-    )
+    /// The errors the kernel derives from ICMP and ICMPv6, and from its own routes and neighbours (`icmp_err_convert` of
+    /// net/ipv4/icmp.c, `tab_unreach` of net/ipv6/icmp.c).
+    fn of_icmp(errno: Errno) -> Option<Self> {
+        match errno {
+            Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::NONET => Some(Self::UnreachableHost),
+            Errno::NETUNREACH | Errno::NETDOWN => Some(Self::UnreachableNet),
+            Errno::NOPROTOOPT | Errno::PROTO | Errno::ACCESS => Some(Self::UnreachableOther),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Cause {
@@ -149,10 +194,16 @@ mod tests {
 
     #[test]
     fn icmp_errors_are_unreachable() {
-        for errno in [Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::ACCESS, Errno::NOPROTOOPT] {
-            assert_eq!(Cause::of_connect(&errno.into()), Cause::Unreachable, "{errno}");
-            assert_eq!(Cause::of_stream(&errno.into()), Cause::Unreachable, "{errno}");
-            assert_eq!(Cause::of_datagram(&errno.into()), Cause::Unreachable, "{errno}");
+        for (errno, cause) in [
+            (Errno::HOSTUNREACH, Cause::UnreachableHost),
+            (Errno::NETUNREACH, Cause::UnreachableNet),
+            (Errno::ACCESS, Cause::UnreachableOther),
+            (Errno::NOPROTOOPT, Cause::UnreachableOther),
+        ] {
+            assert_eq!(Cause::of_connect(&errno.into()), cause, "{errno}");
+            assert_eq!(Cause::of_stream(&errno.into()), cause, "{errno}");
+            assert_eq!(Cause::of_datagram(&errno.into()), cause, "{errno}");
         }
+        assert_eq!(Cause::of_datagram(&Errno::CONNREFUSED.into()), Cause::UnreachablePort);
     }
 }

@@ -12,18 +12,32 @@
 
 mod cause;
 mod config;
-mod exchange;
+mod datagram;
+mod dns;
+mod engine;
+#[doc(hidden)]
+pub mod fuzz;
+mod http1;
+mod latency;
+pub mod measure;
 mod pattern;
 mod prober;
 mod record;
-mod report;
+pub mod report;
+mod results;
+mod sequence;
 mod server;
-mod timer;
+mod sys;
 mod windows;
 
 pub use cause::Cause;
-pub use config::{Close, Config, ConfigError, Lane, LaneKind, Target, TargetError};
+pub use config::{Close, Config, ConfigError, Lane, LaneKind, LaneOptions, Rate, Target, TargetError, TlsVerify};
+pub use dns::QuestionError;
+pub use engine::TlsError;
+pub use latency::Latency;
+pub use measure::{InvalidReason, LaneMeasurement, Measurement};
 pub use prober::Prober;
 pub use record::{LaneSnapshot, Progress};
-pub use report::{InvalidReason, LaneReport, Quantiles, Report, Verdict, Window};
+pub use report::{LaneReport, Quantiles, Report, Verdict};
+pub use results::Results;
 pub use server::{BindError, NameError, ServeConfig, ServeSummary, Server, ServerName};

@@ -10,20 +10,23 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Frame, Incoming, SizeHint},
     header::{CONNECTION, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     time::{Instant, sleep, timeout_at},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::pattern;
+use crate::{dns, pattern};
 
 /// Response header with the server's name.
 pub(crate) const SERVER_HEADER: &str = "x-evenkeel-server";
@@ -50,13 +53,38 @@ pub struct ServeConfig {
     pub name: ServerName,
     /// Addresses that write the name as a line, then echo.
     pub tcp: Vec<SocketAddr>,
-    /// Addresses that answer HTTP/1.1.
+    /// Addresses that make TLS sessions with a certificate made for the occasion, then write the name and echo.
+    pub tls: Vec<SocketAddr>,
+    /// Addresses that answer HTTP/1.1, and HTTP/2 with prior knowledge.
     pub http: Vec<SocketAddr>,
     /// Addresses that answer datagrams with the name, a space and the datagram. Given an unspecified address, the
     /// kernel picks the source of the replies.
     pub udp: Vec<SocketAddr>,
+    /// Addresses that answer DNS over UDP and TCP: A and AAAA with an address for documentation, TXT with the name; and
+    /// with the name as NSID (RFC 5001) if it is asked for.
+    pub dns: Vec<SocketAddr>,
     /// How long a stop waits for requests in flight and connections in use.
     pub grace: Duration,
+    /// Whether a stop answers the connections whose handshake is complete or under way. Otherwise it closes the
+    /// listeners at once, as most programs do, and the kernel resets what has not been accepted.
+    pub drain: bool,
+}
+
+impl ServeConfig {
+    /// Nothing to serve yet; stops within 10 s and without losing a request.
+    #[must_use]
+    pub const fn new(name: ServerName) -> Self {
+        Self {
+            name,
+            tcp: Vec::new(),
+            tls: Vec::new(),
+            http: Vec::new(),
+            udp: Vec::new(),
+            dns: Vec::new(),
+            grace: Duration::from_secs(10),
+            drain: true,
+        }
+    }
 }
 
 /// A server's name: 1 to 64 printable ASCII characters other than the space, as it stands in a header, a line and a
@@ -103,9 +131,13 @@ pub struct BindError {
 pub struct Server {
     name: ServerName,
     grace: Duration,
+    drain: bool,
     tcp: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
+    acceptor: Option<Tls>,
     http: Vec<TcpListener>,
     udp: Vec<UdpSocket>,
+    dns: Vec<(UdpSocket, TcpListener)>,
 }
 
 /// How a server ended.
@@ -134,9 +166,34 @@ impl Server {
             tcp: all("tcp", &config.tcp, listen)?,
             http: all("http", &config.http, listen)?,
             udp: all("udp", &config.udp, bind_udp)?,
+            dns: all("dns", &config.dns, bind_dns)?,
+            tls: all("tls", &config.tls, listen)?,
+            acceptor: match config.tls.first() {
+                None => None,
+                Some(&address) => Some(Tls::new().map_err(|source| BindError { protocol: "tls", address, source })?),
+            },
             name: config.name,
             grace: config.grace,
+            drain: config.drain,
         })
+    }
+
+    /// Where the TLS sockets are bound, in the order of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// From `getsockname(2)`.
+    pub fn tls_addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.tls.iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Where the DNS sockets are bound, UDP and TCP alike, in the order of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// From `getsockname(2)`.
+    pub fn dns_addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.dns.iter().map(|(socket, _)| socket.local_addr()).collect()
     }
 
     /// Where the TCP sockets are bound, in the order of the configuration.
@@ -171,20 +228,36 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> ServeSummary {
         let host = Arc::new(Host { name: self.name, stop: stop.clone(), cut: CancellationToken::new() });
         let (listeners, connections) = (TaskTracker::new(), TaskTracker::new());
+        let drain = self.drain;
         for listener in self.tcp {
             let (host, connections) = (host.clone(), connections.clone());
-            listeners.spawn(accept(listener, stop.clone(), move |stream, _| {
+            listeners.spawn(accept(listener, stop.clone(), drain, move |stream, _| {
                 connections.spawn(host.clone().serve_tcp(stream));
+            }));
+        }
+        for listener in self.tls {
+            let (host, connections, acceptor) = (host.clone(), connections.clone(), self.acceptor.clone());
+            listeners.spawn(accept(listener, stop.clone(), drain, move |stream, _| {
+                if let Some(acceptor) = acceptor.clone() {
+                    connections.spawn(host.clone().serve_tls(stream, acceptor.0));
+                }
             }));
         }
         for listener in self.http {
             let (host, connections) = (host.clone(), connections.clone());
-            listeners.spawn(accept(listener, stop.clone(), move |stream, client| {
+            listeners.spawn(accept(listener, stop.clone(), drain, move |stream, client| {
                 connections.spawn(host.clone().serve_http(stream, client));
             }));
         }
         for socket in self.udp {
-            listeners.spawn(host.clone().serve_udp(socket));
+            listeners.spawn(host.clone().serve_udp(socket, Datagrams::Echo));
+        }
+        for (socket, listener) in self.dns {
+            listeners.spawn(host.clone().serve_udp(socket, Datagrams::Dns));
+            let (host, connections) = (host.clone(), connections.clone());
+            listeners.spawn(accept(listener, stop.clone(), drain, move |stream, _| {
+                connections.spawn(host.clone().serve_dns(stream));
+            }));
         }
 
         stop.cancelled().await;
@@ -221,13 +294,56 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// UDP and TCP on the same port.
+fn bind_dns(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    /// A port the kernel picks for UDP may be taken for TCP.
+    const TRIES: u32 = 16;
+    let mut tries = 1;
+    loop {
+        let socket = bind_udp(address)?;
+        match listen(SocketAddr::new(address.ip(), socket.local_addr()?.port())) {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => {
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes TLS sessions.
+#[derive(Clone)]
+struct Tls(TlsAcceptor);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Tls {
+    /// With a certificate for this server alone, signed by itself.
+    fn new() -> io::Result<Self> {
+        use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.into()], key)
+            .map_err(io::Error::other)?;
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
 /// `[::]` and `0.0.0.0` with the same port can then be asked for side by side.
 fn separate_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
 }
 
 /// Hands accepted connections to `serve` until `stop`, then those whose handshake was complete or under way.
-async fn accept(listener: TcpListener, stop: CancellationToken, serve: impl Fn(TcpStream, SocketAddr)) {
+async fn accept(listener: TcpListener, stop: CancellationToken, drain: bool, serve: impl Fn(TcpStream, SocketAddr)) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -236,6 +352,9 @@ async fn accept(listener: TcpListener, stop: CancellationToken, serve: impl Fn(T
             },
             () = stop.cancelled() => break,
         }
+    }
+    if !drain {
+        return;
     }
 
     match refuse_new(&listener) {
@@ -290,19 +409,80 @@ struct Host {
 }
 
 impl Host {
-    async fn serve_tcp(self: Arc<Self>, mut stream: TcpStream) {
-        let converse = async {
-            stream.set_nodelay(true)?;
-            let banner = [&self.name.text[..], b"\n"].concat();
-            stream.write_all(&banner).await?;
-            let (mut read, mut write) = stream.split();
-            tokio::io::copy(&mut read, &mut write).await?;
-            write.shutdown().await
-        };
+    async fn serve_tcp(self: Arc<Self>, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "tcp connection");
+        }
         tokio::select! {
-            result = converse => if let Err(error) = result { debug!(%error, "tcp connection") },
+            result = self.name_and_echo(stream) => if let Err(error) = result { debug!(%error, "tcp connection") },
             () = self.cut.cancelled() => {}
         }
+    }
+
+    async fn serve_tls(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+        let converse = async { self.name_and_echo(acceptor.accept(stream).await?).await };
+        tokio::select! {
+            result = converse => if let Err(error) = result { debug!(%error, "tls connection") },
+            () = self.cut.cancelled() => {}
+        }
+    }
+
+    async fn name_and_echo(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+        let banner = [&self.name.text[..], b"\n"].concat();
+        stream.write_all(&banner).await?;
+        stream.flush().await?;
+        let (mut read, mut write) = tokio::io::split(stream);
+        tokio::io::copy(&mut read, &mut write).await?;
+        write.shutdown().await
+    }
+
+    /// Answers queries one after the other; what is none ends the connection.
+    async fn serve_dns(self: Arc<Self>, mut stream: TcpStream) {
+        let converse = async {
+            loop {
+                // Between two queries, the client may close and a stop may end the connection.
+                let length = tokio::select! {
+                    length = stream.read_u16() => length?,
+                    () = self.idle() => return Ok(()),
+                };
+                let mut message = vec![0; usize::from(length)];
+                stream.read_exact(&mut message).await?;
+                let Some(answer) = self.resolve(&message) else { return Ok(()) };
+                let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
+                stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).await?;
+            }
+        };
+        tokio::select! {
+            result = converse => if let Err::<(), io::Error>(error) = result { debug!(%error, "dns connection") },
+            () = self.cut.cancelled() => {}
+        }
+    }
+
+    /// Returns when nothing has been asked on a connection for a while after the stop.
+    async fn idle(&self) {
+        self.stop.cancelled().await;
+        sleep(IDLE_GRACE).await;
+    }
+
+    /// The answer to a DNS query; `None` if it is none.
+    fn resolve(&self, message: &[u8]) -> Option<Vec<u8>> {
+        /// Addresses for documentation (RFC 5737 and RFC 3849).
+        const A: [u8; 4] = [192, 0, 2, 1];
+        const AAAA: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let query = dns::query(message)?;
+        let name = &self.name.text[..];
+        let text: Vec<u8>;
+        let data = match query.question.record_type {
+            dns::RecordType::A => Some(&A[..]),
+            dns::RecordType::AAAA => Some(&AAAA[..]),
+            dns::RecordType::TXT => {
+                text =
+                    std::iter::once(u8::try_from(name.len()).unwrap_or(u8::MAX)).chain(name.iter().copied()).collect();
+                Some(&text[..])
+            }
+            _ => None,
+        };
+        Some(query.answer(0, data, name))
     }
 
     async fn serve_http(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
@@ -313,7 +493,8 @@ impl Host {
             let host = self.clone();
             async move { Ok::<_, Infallible>(host.answer(&request, client).await) }
         });
-        let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let builder = auto::Builder::new(TokioExecutor::new());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let graceful = async {
             tokio::select! {
                 result = &mut connection => return result,
@@ -356,7 +537,7 @@ impl Host {
         if let Ok(client) = HeaderValue::from_str(&client.to_string()) {
             headers.insert(CLIENT_HEADER, client);
         }
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() && request.version() < hyper::Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -367,10 +548,16 @@ impl Host {
     }
 
     /// Answers until `stop`, then what has arrived by then.
-    async fn serve_udp(self: Arc<Self>, socket: UdpSocket) {
+    async fn serve_udp(self: Arc<Self>, socket: UdpSocket, kind: Datagrams) {
         let prefix = [&self.name.text[..], b" "].concat();
         let mut buffer = vec![0; prefix.len() + usize::from(u16::MAX)];
         buffer[..prefix.len()].copy_from_slice(&prefix);
+        let reply = |buffer: &[u8], length: usize| -> Option<Vec<u8>> {
+            match kind {
+                Datagrams::Echo => Some(buffer[..prefix.len() + length].to_owned()),
+                Datagrams::Dns => self.resolve(&buffer[prefix.len()..prefix.len() + length]),
+            }
+        };
         loop {
             let received = tokio::select! {
                 received = socket.recv_from(&mut buffer[prefix.len()..]) => received,
@@ -378,20 +565,32 @@ impl Host {
             };
             match received {
                 Ok((length, client)) => {
-                    if let Err(error) = socket.send_to(&buffer[..prefix.len() + length], client).await {
+                    let Some(reply) = reply(&buffer, length) else { continue };
+                    if let Err(error) = socket.send_to(&reply, client).await {
                         debug!(%error, %client, "udp reply");
                     }
                 }
+                // An ICMP error that one of our replies has met with.
                 Err(error) => debug!(%error, "udp receive"),
             }
         }
         let Ok(socket) = socket.into_std() else { return };
         while let Ok((length, client)) = socket.recv_from(&mut buffer[prefix.len()..]) {
-            if let Err(error) = socket.send_to(&buffer[..prefix.len() + length], client) {
+            let Some(reply) = reply(&buffer, length) else { continue };
+            if let Err(error) = socket.send_to(&reply, client) {
                 debug!(%error, %client, "udp reply");
             }
         }
     }
+}
+
+/// What datagrams are answered with.
+#[derive(Clone, Copy)]
+enum Datagrams {
+    /// The server's name, a space and the datagram.
+    Echo,
+    /// The answer to a DNS query.
+    Dns,
 }
 
 /// How long a path of the form `/delay/MS` asks to wait before the answer.

@@ -7,6 +7,7 @@ mod demo;
 mod frames;
 mod lifecycle;
 mod packets;
+mod probe;
 mod refusals;
 mod regressions;
 mod reload;
@@ -53,6 +54,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         status::TESTS,
         refusals::TESTS,
         demo::TESTS,
+        probe::TESTS,
     ]
     .into_iter()
     .flatten()

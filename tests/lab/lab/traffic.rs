@@ -74,10 +74,8 @@ fn everything_arrives(
 fn large_transfer(world: &World) -> anyhow::Result<()> {
     let lane = Lane {
         name: "large".to_owned(),
-        kind: LaneKind::Http,
-        target: SocketAddr::V4(vip(HTTP)),
         path: format!("/bytes/{LARGE}"),
-        rate: NonZeroU32::MIN,
+        ..Lane::to(LaneKind::Http, SocketAddr::V4(vip(HTTP)), NonZeroU32::MIN)
     };
     // One request is due within this time, the next one after it.
     let mut config = Config::new(vec![lane], Duration::from_millis(500));

@@ -151,10 +151,8 @@ impl World {
     pub(crate) fn load(&self) -> anyhow::Result<Load> {
         let lane = |kind, port: Port, path: &str| Lane {
             name: port.name.to_owned(),
-            kind,
-            target: SocketAddr::from((VIP, port.port)),
             path: path.to_owned(),
-            rate: RATE,
+            ..Lane::to(kind, SocketAddr::from((VIP, port.port)), RATE)
         };
         let lanes =
             vec![lane(LaneKind::TcpEcho, TCP, ""), lane(LaneKind::Http, HTTP, "/"), lane(LaneKind::Udp, UDP, "")];

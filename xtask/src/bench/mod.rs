@@ -5,6 +5,7 @@
 //! round, in rotating order, and ratios are taken within rounds, so that a machine that speeds up or slows down during
 //! the run does not favour anyone.
 
+mod probe;
 mod report;
 mod server;
 mod subject;
@@ -22,7 +23,10 @@ use wrk::Metric;
 
 /// Compare the load balancer with direct routing, nft, iptables and haproxy in one run (needs root).
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Rounds; medians over them are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -46,7 +50,16 @@ pub(crate) struct Args {
     report: Option<PathBuf>,
 }
 
+/// Benchmarks of other things than the load balancer.
+#[derive(clap::Subcommand)]
+enum Other {
+    Probe(probe::Args),
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(Other::Probe(args)) = &args.other {
+        return probe::run(args);
+    }
     let target = target_directory()?;
     let evenkeel = args.evenkeel.clone().unwrap_or_else(|| target.join("release/evenkeel"));
     let report_file = args.report.clone().unwrap_or_else(|| target.join("bench/report.json"));

@@ -100,7 +100,7 @@ fn parse(output: &str, metric: Metric) -> Result<Sample> {
 }
 
 /// `1.23ms` and its like.
-fn microseconds(text: &str) -> Result<f64> {
+pub(super) fn microseconds(text: &str) -> Result<f64> {
     let (number, unit) = split_unit(text);
     let factor = match unit {
         "us" => 1.0,

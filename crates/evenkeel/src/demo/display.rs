@@ -189,12 +189,10 @@ mod tests {
     fn lane(servers: &[(&str, u64)]) -> LaneSnapshot {
         LaneSnapshot {
             name: "tcp".to_owned(),
-            sent: 0,
             succeeded: 12_345,
-            failed: 0,
-            causes: BTreeMap::new(),
             servers: servers.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
             recent_p99: Some(Duration::from_micros(1_500)),
+            ..LaneSnapshot::default()
         }
     }
 

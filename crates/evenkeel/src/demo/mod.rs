@@ -189,10 +189,7 @@ fn server(program: &PathBuf, backend: &Backend) -> Command {
 fn load(options: &Options) -> Config {
     let lane = |kind, port: Port| Lane {
         name: port.name.to_owned(),
-        kind,
-        target: SocketAddr::from((VIP, port.port)),
-        path: "/".to_owned(),
-        rate: options.rate,
+        ..Lane::to(kind, SocketAddr::from((VIP, port.port)), options.rate)
     };
     let lanes = vec![lane(LaneKind::TcpEcho, TCP), lane(LaneKind::Http, HTTP), lane(LaneKind::Udp, UDP)];
     let mut config = Config::new(lanes, options.duration.saturating_add(PATIENCE));

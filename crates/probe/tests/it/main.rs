@@ -3,6 +3,7 @@
 
 mod causes;
 mod common;
+mod lanes;
 mod open_loop;
 mod report;
 mod server;

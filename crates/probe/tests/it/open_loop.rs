@@ -1,6 +1,6 @@
 //! Requests start when they are due, latency counts from then, and the prober judges itself.
 
-use std::{net::UdpSocket, thread, time::Duration};
+use std::{net::UdpSocket, num::NonZeroU32, thread, time::Duration};
 
 use evenkeel_probe::{InvalidReason, Prober, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -63,18 +63,18 @@ async fn requests_start_while_earlier_ones_wait() {
 }
 
 #[tokio::test]
-async fn a_prober_that_was_held_up_says_so() {
+async fn a_prober_asked_for_more_than_it_can_says_so() {
     let target = common::bind("127.0.0.1", Duration::from_secs(10));
     tokio::spawn(target.server.run(CancellationToken::new()));
-    let mut config = common::config(&format!("tcp://{}", target.tcp), 400);
-    config.max_lag = Duration::from_millis(20);
-    tokio::spawn(async { thread::sleep(Duration::from_millis(200)) });
-    let report = common::run(config).await;
-    assert_eq!((report.requests, report.failed), (80, 0));
-    assert!(report.invalid);
-    assert_eq!((report.verdict(), report.invalid_reasons), (Verdict::Invalid, vec![InvalidReason::Lag]));
-    assert!(report.lag_ms.p99 > 20.0);
-    assert!(report.lanes[0].latency_ms.unwrap().max >= 100.0, "late requests count from when they were due");
+    for scheme in [format!("tcp://{}", target.tcp), format!("udp-fixed://{}", target.udp)] {
+        let mut config = common::config(&scheme, 400);
+        config.lanes[0].rate = NonZeroU32::new(20_000_000).unwrap().into();
+        config.timeout = Duration::from_millis(200);
+        config.max_lag = Duration::from_millis(20);
+        let report = common::run(config).await;
+        assert_eq!(report.verdict(), Verdict::Invalid);
+        assert!(report.invalid_reasons.contains(&InvalidReason::Lag), "{:?}", report.invalid_reasons);
+    }
 }
 
 #[tokio::test]

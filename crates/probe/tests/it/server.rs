@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, time::Duration};
 
-use evenkeel_probe::{Cause, Config, Lane, Prober, Verdict};
+use evenkeel_probe::{Cause, Config, Lane, Prober, TlsVerify, Verdict};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -26,15 +26,31 @@ async fn every_lane_passes_and_names_the_server() {
             format!("http-keepalive://{}/bytes/3", target.http),
             format!("udp://{}", target.udp),
             format!("udp-fixed://{}", target.udp),
+            format!("tcp-long://{}", target.tcp),
+            format!("tls://{}", target.tls),
+            format!("h2://{}/bytes/200000", target.http),
+            format!("h2-keepalive://{}/bytes/3", target.http),
+            format!("dns://{}/www.example.com", target.dns),
+            format!("dns-fixed://{}/www.example.com?type=AAAA", target.dns),
+            format!("dns-tcp://{}/www.example.com?type=TXT", target.dns),
         ];
         let mut config = common::config(&targets[0], 200);
-        config.lanes =
-            targets.iter().map(|target| Lane::new(target.parse().unwrap(), NonZeroU32::new(50).unwrap())).collect();
+        config.lanes = targets
+            .iter()
+            .map(|target| Lane::new(&target.parse().unwrap(), NonZeroU32::new(50).unwrap()).unwrap())
+            .collect();
+        for lane in &mut config.lanes {
+            lane.options.tls = TlsVerify::Off;
+        }
         let report = common::run(config).await;
-        assert_eq!((report.requests, report.failed, report.verdict()), (70, 0, Verdict::Passed), "{report}");
+        assert_eq!((report.requests, report.failed, report.verdict()), (140, 0, Verdict::Passed), "{report}");
         for (lane, target) in report.lanes.iter().zip(targets) {
             assert_eq!(lane.lane, target);
-            let named = if target.starts_with("tcp://") { BTreeMap::new() } else { [("alpha".to_owned(), 10)].into() };
+            let named = if target.starts_with("tcp://") || target.starts_with("tls://") {
+                BTreeMap::new()
+            } else {
+                [("alpha".to_owned(), 10)].into()
+            };
             assert_eq!(lane.servers, named);
             assert_eq!(lane.failure_bound_95, Some(0.3));
         }
@@ -45,7 +61,7 @@ async fn every_lane_passes_and_names_the_server() {
 async fn assert_stop_loses_nothing(target: impl Fn(SocketAddr, SocketAddr) -> String) {
     let served = common::bind("127.0.0.1", GRACE);
     let stop = CancellationToken::new();
-    let lane = Lane::new(target(served.tcp, served.http).parse().unwrap(), NonZeroU32::new(500).unwrap());
+    let lane = Lane::new(&target(served.tcp, served.http).parse().unwrap(), NonZeroU32::new(500).unwrap()).unwrap();
     let mut config = Config::new(vec![lane], Duration::from_secs(3600));
     config.timeout = GRACE;
     let prober = Prober::new(config).unwrap();
@@ -190,11 +206,8 @@ async fn only_get_is_allowed() {
 async fn an_address_in_use_is_named() {
     let served = common::bind("127.0.0.1", GRACE);
     let config = evenkeel_probe::ServeConfig {
-        name: "beta".parse().unwrap(),
         tcp: vec![served.http],
-        http: Vec::new(),
-        udp: Vec::new(),
-        grace: GRACE,
+        ..evenkeel_probe::ServeConfig::new("beta".parse().unwrap())
     };
     let error = evenkeel_probe::Server::bind(config).unwrap_err().to_string();
     assert!(error.contains(&format!("tcp {}", served.http)), "{error}");
