@@ -105,7 +105,7 @@ fn a_damaged_state_file_is_named() {
     fs::write(state.path().join("state.json"), "{").unwrap();
     let output =
         Command::new(env!("CARGO_BIN_EXE_evenkeel")).args(["plan", ".", "--state"]).arg(state.path()).output().unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("state.json is damaged"), "{stderr}");
+    assert!(stderr.contains("error[state_corrupt]") && stderr.contains("state.json is damaged"), "{stderr}");
 }

@@ -16,7 +16,7 @@ use evenkeel_plan::bgp::{BgpAnnouncement, is_used};
 use evenkeel_plan::elect::Announcement;
 use evenkeel_plan::event::EventReason;
 use evenkeel_plan::world::Node;
-use evenkeel_plan::{Event, Memory, Plan, Planner, World};
+use evenkeel_plan::{Event, Plan, Planner, World};
 use evenkeel_sources::diagnostic::{Style, summary};
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
@@ -61,7 +61,13 @@ enum Output {
 const INVALID_INPUT: u8 = 2;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let memory = args.state.as_deref().map(state::load).transpose()?.unwrap_or_else(Memory::default);
+    let memory = match args.state.as_deref().map(state::load).transpose() {
+        Ok(memory) => memory.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("error[{}]: {error}", error.reason());
+            return Ok(ExitCode::from(INVALID_INPUT));
+        }
+    };
     let loaded = Directory::load_once(&args.roots);
     let mut world: World = (*loaded.world).clone();
     if let Some(node) = &args.node {
