@@ -11,7 +11,12 @@ use std::{
 use evenkeel_loader::{DataPath, Interface, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
 use evenkeel_neighbor::{Announcer, Due};
-use evenkeel_plan::{Event, Memory, Plan, Planner, Severity, event::EventReason, frontends::NodeView, world::Node};
+use evenkeel_plan::{
+    Event, Memory, Plan, Planner, Severity,
+    event::EventReason,
+    frontends::NodeView,
+    world::{Gaps, Node},
+};
 use evenkeel_process::admin;
 use evenkeel_sources::{Diagnostic, directory::Update, state};
 use tokio::{
@@ -238,7 +243,9 @@ impl NodeAgent {
         }
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
-        world.incomplete = !self.complete;
+        if self.complete {
+            world.gaps = Gaps::default();
+        }
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());

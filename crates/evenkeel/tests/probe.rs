@@ -294,6 +294,25 @@ fn a_command_does_not_outlast_the_run() {
     eventually(|| fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
 }
 
+#[test]
+fn an_interrupted_run_interrupts_its_command() {
+    let server = Server::start();
+    let mut child = server
+        .probe(&["--exec", "echo started; exec sleep 1000", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = json(&output);
+    assert_eq!((&report["command"]["end"]["how"], &report["failed"]), (&"interrupted".into(), &0.into()));
+}
+
 fn now_ms() -> u128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()
 }

@@ -249,7 +249,7 @@ impl Planner {
         let Some(first) = sharers.first() else {
             self.plan.announcements.remove(&key);
             self.plan.bgp.announce(address, None, &mut self.conflicts);
-            if !world.incomplete {
+            if !world.gaps.services {
                 self.plan.memory.owners.remove(&address);
             }
             return;
@@ -294,7 +294,7 @@ impl Difference {
             || !same(&before.pools, &now.pools)
             || !same(&before.namespaces, &now.namespaces)
             || before.load_balancer_class != now.load_balancer_class
-            || before.incomplete != now.incomplete;
+            || before.gaps != now.gaps;
         let election = allocation
             || !same(&before.nodes, &now.nodes)
             || !same(&before.l2_advertisements, &now.l2_advertisements)
@@ -316,8 +316,8 @@ impl Difference {
                 DiffItem::Remove(name, old) => (name, Some(old), None),
             };
             self.services.insert(name.clone());
-            // What is held for a service that was missing from an incomplete World is up for decision when it returns.
-            let returns = now.incomplete && old.is_none();
+            // What is held for a service that could not be read is up for decision when it returns.
+            let returns = now.gaps.services && old.is_none();
             if returns || !allocate::asks_the_same(old.map(|old| &**old), new.map(|new| &**new)) {
                 self.requests.insert(name.clone());
             }

@@ -136,6 +136,9 @@ impl FromStr for IpRange {
             let last: IpAddr = last.trim().parse().map_err(|_| not_a_range())?;
             return Self::new(first, last);
         }
+        // The address first by itself: it must not have leading zeros, which some read as octal.
+        let (address, _) = text.trim().split_once('/').ok_or_else(not_a_range)?;
+        address.parse::<IpAddr>().map_err(|_| not_a_range())?;
         let net: IpNet = text.trim().parse().map_err(|_| not_a_range())?;
         Self::new(net.network(), last_of(net))
     }
@@ -195,6 +198,7 @@ mod tests {
         let error = |text: &str| text.parse::<IpRange>().unwrap_err();
         assert!(matches!(error("10.0.0.53"), RangeError::NotARange(_)));
         assert!(matches!(error("10.0.0.0/33"), RangeError::NotARange(_)));
+        assert!(matches!(error("10.0.0.010/32"), RangeError::NotARange(_)), "octal or decimal?");
         assert!(matches!(error("10.0.0.5-2001:db8::1"), RangeError::MixedFamilies(_)));
         assert!(matches!(error("10.0.0.9-10.0.0.5"), RangeError::Reversed(_)));
         assert_eq!(

@@ -141,7 +141,16 @@ impl Cause {
             Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE | Errno::NOTCONN) => Self::Reset,
             Some(Errno::TIMEDOUT) => Self::ReadStall,
             Some(errno) => Self::of_icmp(errno).unwrap_or(Self::LocalError),
-            None => Self::LocalError,
+            // Libraries pass on what kind of error it was, and not always its number.
+            None => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                    Self::Reset
+                }
+                io::ErrorKind::TimedOut => Self::ReadStall,
+                io::ErrorKind::HostUnreachable => Self::UnreachableHost,
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => Self::UnreachableNet,
+                _ => Self::LocalError,
+            },
         }
     }
 
@@ -189,6 +198,18 @@ mod tests {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
             assert_eq!(Cause::of_connect(&errno.into()), Cause::LocalError, "{errno}");
             assert_eq!(Cause::of_datagram(&errno.into()), Cause::LocalError, "{errno}");
+        }
+    }
+
+    #[test]
+    fn errors_without_a_number_are_known_by_their_kind() {
+        for (kind, cause) in [
+            (io::ErrorKind::ConnectionReset, Cause::Reset),
+            (io::ErrorKind::UnexpectedEof, Cause::EarlyEof),
+            (io::ErrorKind::HostUnreachable, Cause::UnreachableHost),
+            (io::ErrorKind::Other, Cause::LocalError),
+        ] {
+            assert_eq!(Cause::of_stream(&io::Error::new(kind, "passed on")), cause);
         }
     }
 

@@ -7,8 +7,12 @@
 //!
 //! [`Server`] is the matching target: it names itself in every answer and loses nothing when it is told to stop.
 //!
-//! Every socket is made on the thread that drives [`Prober::run`] or calls [`Server::bind`], so both work on a
-//! `current_thread` runtime whose thread has entered another network namespace.
+//! A run is the work of one thread, with a state machine for every connection: a task for each request would cost more
+//! than the request. What it measures is a [`Measurement`], from which a [`Report`] is made; single results can be had
+//! while the run goes on from [`Prober::results`].
+//!
+//! The prober's thread is started by the one that drives [`Prober::run`], and the server's sockets are made by the one
+//! that calls [`Server::bind`], so that both work from a thread that has entered another network namespace.
 
 mod cause;
 mod config;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_plan::World;
-use evenkeel_plan::world::{Object, ObjectKey, ObjectName};
+use evenkeel_plan::world::{Gaps, Kind, Object, ObjectKey, ObjectName};
 use imbl::OrdMap;
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
@@ -223,6 +223,12 @@ impl Catalog {
         for key in &removed {
             world.get_or_insert_with(|| World::clone(&self.world)).remove(key);
         }
+        if self.news {
+            let gaps = self.gaps();
+            if gaps != self.world.gaps {
+                world.get_or_insert_with(|| World::clone(&self.world)).gaps = gaps;
+            }
+        }
         let world_changed = world.is_some();
         if let Some(world) = world {
             self.world = Arc::new(world);
@@ -234,6 +240,22 @@ impl Catalog {
             self.diagnostics = diagnostics;
         }
         Settled { changed, recheck_at }
+    }
+
+    /// What cannot be read, and is not live in an earlier version either.
+    fn gaps(&self) -> Gaps {
+        let mut gaps = Gaps::default();
+        for file in self.noisy.iter().filter_map(|path| self.files.get(path)) {
+            if file.parsed.incomplete {
+                return Gaps::ALL;
+            }
+            let broken = file.parsed.documents.iter().filter(|document| document.object.is_none());
+            for key in broken.map(|document| &document.key).filter(|key| !self.live.contains_key(*key)) {
+                gaps.services |= key.kind == Kind::Service;
+                gaps.pools |= key.kind == Kind::IpAddressPool;
+            }
+        }
+        gaps
     }
 
     /// Do with an object what the files want.
@@ -448,6 +470,20 @@ mod tests {
         set(&mut catalog, "a.yaml", &format!("# a comment\n{}", pool("a", "10.0.0.0/24")));
         assert_eq!(catalog.settle(ms(1)), Settled { changed: false, recheck_at: None });
         assert!(Arc::ptr_eq(&world, catalog.world()));
+    }
+
+    #[test]
+    fn what_could_never_be_read_is_a_gap_in_the_world() {
+        let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {type: Nonsense}\n";
+        let gaps = |content: &str| with(&[("a.yaml", content)]).world().gaps;
+        assert_eq!(gaps(&pool("a", "10.0.0.0/24")), Gaps::default());
+        assert_eq!(gaps(&pool("a", "10.0.0.0/99")), Gaps { pools: true, services: false });
+        assert_eq!(gaps(&(pool("a", "10.0.0.0/24") + service)), Gaps { pools: false, services: true });
+        assert_eq!(gaps("kind: ["), Gaps::ALL);
+        let mut catalog = with(&[("a.yaml", &pool("a", "10.0.0.0/24"))]);
+        set(&mut catalog, "a.yaml", &pool("a", "10.0.0.0/99"));
+        catalog.settle(ms(1));
+        assert_eq!(catalog.world().gaps, Gaps::default(), "its last good version is known");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_plan::World;
+use evenkeel_plan::world::Gaps;
 use tokio::sync::watch;
 
 use self::scan::{Scanned, Scanner};
@@ -69,8 +70,12 @@ impl Directory {
         let scanned = scanner.scan(roots, &mut catalog, |_| false);
         catalog.settle(Duration::ZERO);
         let mut diagnostics = catalog.diagnostics().to_vec();
-        diagnostics.extend(scanned.unreadable.map(|(path, error)| unreadable(Severity::Error, &path, &error)));
-        Loaded { world: Arc::clone(catalog.world()), diagnostics, catalog }
+        let mut world = Arc::clone(catalog.world());
+        if let Some((path, error)) = scanned.unreadable {
+            diagnostics.push(unreadable(Severity::Error, &path, &error));
+            Arc::make_mut(&mut world).gaps = Gaps::ALL;
+        }
+        Loaded { world, diagnostics, catalog }
     }
 
     /// Read everything and keep watching. The receiver holds the present state from the start and is told of every

@@ -15,7 +15,7 @@ use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::bgp::{BgpAnnouncement, is_used};
 use evenkeel_plan::elect::Announcement;
 use evenkeel_plan::event::EventReason;
-use evenkeel_plan::world::Node;
+use evenkeel_plan::world::{Node, ObjectName};
 use evenkeel_plan::{Event, Plan, Planner, World};
 use evenkeel_sources::diagnostic::{Style, summary};
 use evenkeel_sources::{Diagnostic, Directory, state};
@@ -75,7 +75,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     world.load_balancer_class.clone_from(&args.scope.lb_class);
     world.ignore_exclude_label = args.scope.ignore_exclude_lb;
-    world.incomplete = loaded.diagnostics.iter().any(Diagnostic::is_error);
     let mut planner = Planner::new(memory);
     let events = planner.update(&world);
     let plan = planner.plan();
@@ -92,12 +91,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if diagnostics.iter().any(Diagnostic::is_error) { ExitCode::from(INVALID_INPUT) } else { ExitCode::SUCCESS })
 }
 
+/// Most findings anybody would read.
+const MAX_SHOWN: usize = 1000;
+
 /// The plan to stdout, the diagnostics to stderr. A reader that has seen enough is no failure.
 fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
     let mut stderr = std::io::stderr().lock();
     let style = style(stderr.is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    for diagnostic in diagnostics {
+    for diagnostic in diagnostics.iter().take(MAX_SHOWN) {
         writeln!(stderr, "{}\n", diagnostic.render(style))?;
+    }
+    if diagnostics.len() > MAX_SHOWN {
+        writeln!(stderr, "{} more are left out; -o json has them all\n", diagnostics.len() - MAX_SHOWN)?;
     }
     if let Some(summary) = summary(diagnostics) {
         writeln!(stderr, "{summary}")?;
@@ -218,14 +223,16 @@ fn release(event: &Event) -> String {
 }
 
 fn services(plan: &Plan, events: &[Event]) -> Vec<Vec<String>> {
-    let released = |event: &&Event| event.reason == EventReason::ClearAssignment;
+    let mut released: BTreeMap<&ObjectName, Vec<&Event>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.reason == EventReason::ClearAssignment) {
+        released.entry(&event.service).or_default().push(event);
+    }
     let row = |service: &ServicePlan| {
         let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(", ") };
         let mut notes = Vec::new();
         notes.extend(service.pool.as_ref().map(|pool| format!("from pool {pool}")));
-        let of_service = events.iter().filter(|event| event.service == service.service());
-        notes.extend(of_service.filter(released).map(release));
+        notes.extend(released.get(&service.service()).into_iter().flatten().map(|event| release(event)));
         notes.extend(service.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message)));
         vec![service.service().to_string(), addresses, notes.join("; ")]
     };

@@ -237,7 +237,7 @@ impl Allocation {
         );
         self.services = OrdMap::new();
         self.waiting = OrdSet::new();
-        if world.incomplete {
+        if world.gaps.services {
             let absent = self.held.iter().filter(|(name, _)| !world.services.contains_key(*name));
             for (name, holding) in absent {
                 let claim = Arc::new(Claim { service: name.clone(), sharing: holding.sharing.clone() });
@@ -271,8 +271,8 @@ impl Allocation {
         for name in &names {
             self.services.remove(name);
             self.waiting.remove(name);
-            // In an incomplete World what is missing keeps what it has.
-            let keeps = world.incomplete && !world.services.contains_key(name);
+            // What could not be read keeps what it has.
+            let keeps = world.gaps.services && !world.services.contains_key(name);
             for address in self.held.get(name).iter().flat_map(|holding| &holding.addresses) {
                 addresses.insert(*address);
                 if !keeps
@@ -316,7 +316,7 @@ impl Allocation {
         for name in &names {
             match planned.remove(name) {
                 Some(candidate) => self.record(candidate, &mut done),
-                None if world.incomplete && !world.services.contains_key(name) => {}
+                None if world.gaps.services && !world.services.contains_key(name) => {}
                 None => done.released |= self.held.remove(name).is_some(),
             }
         }
@@ -470,7 +470,7 @@ impl Passes<'_> {
     /// Whether a service may go on having these addresses. Without any pool nothing is known to forbid them, and
     /// neither while the pool they are from may be one that could not be read.
     fn permits(&self, candidate: &Candidate<'_>, addresses: &[IpAddr]) -> Result<(), AllocateError> {
-        let unknown = self.world.incomplete && !addresses.iter().any(|address| self.pools.know(*address));
+        let unknown = self.world.gaps.pools && !addresses.iter().any(|address| self.pools.know(*address));
         if !self.pools.is_empty() && !unknown {
             let first = addresses.first().copied();
             match (self.pools.of_held(addresses), first) {
@@ -600,12 +600,17 @@ impl Passes<'_> {
 
     /// Any free addresses of the families wanted, all from one pool.
     fn free(&mut self, candidate: &Candidate<'_>, pools: &[&Arc<IpAddressPool>]) -> Result<Vec<IpAddr>, AllocateError> {
-        for families in candidate.request.families.choices() {
-            for pool in pools {
-                let mut free = |family: &IpFamily| self.cursors.free(pool, *family, &candidate.claim, self.in_use);
-                let found: Option<Vec<IpAddr>> = families.iter().map(&mut free).collect();
-                if let Some(addresses) = found {
-                    return Ok(addresses);
+        // What is reserved for a service goes before what is open to all, also where it has one family only.
+        let open = pools.partition_point(|pool| pool.allocation.is_some());
+        let (reserved, open) = pools.split_at(open);
+        for pools in [reserved, open] {
+            for families in candidate.request.families.choices() {
+                for pool in pools {
+                    let mut free = |family: &IpFamily| self.cursors.free(pool, *family, &candidate.claim, self.in_use);
+                    let found: Option<Vec<IpAddr>> = families.iter().map(&mut free).collect();
+                    if let Some(addresses) = found {
+                        return Ok(addresses);
+                    }
                 }
             }
         }
@@ -618,7 +623,7 @@ fn allowed(pool: &IpAddressPool, service: &Service, addresses: &[IpAddr], world:
     if !pools::allows(pool, service, world) {
         return Err(AllocateError::PoolNotAllowed(pool.name.name.clone()));
     }
-    match addresses.iter().find(|address| !pools::hands_out(pool, **address)) {
+    match addresses.iter().find(|address| pools::leaves_out(pool, **address)) {
         Some(left_out) => Err(AllocateError::AddressLeftOut(*left_out, pool.name.name.clone())),
         None => Ok(()),
     }

@@ -121,6 +121,7 @@ impl Pools {
             );
             return Some(error("duplicate_pool", "metadata.name".to_owned(), message, "rename one of them"));
         }
+        let mut own: BTreeMap<IpAddr, IpRange> = BTreeMap::new();
         for (n, range) in later.ranges.iter().enumerate() {
             let field = || format!("spec.addresses[{n}]");
             // The ranges do not overlap each other, so the last one that starts before this ends is the one to fear.
@@ -133,10 +134,12 @@ impl Pools {
                 );
                 return Some(error("pool_overlap", field(), message, "give each address to one pool only"));
             }
-            if let Some(other) = later.ranges.iter().take(n).find(|other| other.overlaps(range)) {
+            if let Some((_, other)) = own.range(..=range.last()).next_back().filter(|(_, other)| other.overlaps(range))
+            {
                 let message = format!("{range} overlaps {other} of the same pool; nothing new is taken from `{name}`");
                 return Some(error("pool_overlap", field(), message, "give each address once"));
             }
+            own.insert(range.first(), *range);
         }
         None
     }
@@ -162,12 +165,13 @@ impl Cursors {
         claim: &Claim,
         in_use: &InUse,
     ) -> Option<IpAddr> {
-        let here = |address: &IpAddr| IpFamily::of(*address) == family && hands_out(pool, *address);
+        let here =
+            |address: &IpAddr| IpFamily::of(*address) == family && holds(pool, *address) && !leaves_out(pool, *address);
         if let Some(shared) = in_use.shareable(claim).find(here) {
             return Some(shared);
         }
         let cursor = self.0.entry((pool.name.name.clone(), family)).or_default();
-        let usable = |address: &IpAddr| !in_use.contains(*address) && hands_out(pool, *address);
+        let usable = |address: &IpAddr| !in_use.contains(*address) && !leaves_out(pool, *address);
         while let Some(range) = pool.ranges.get(cursor.range) {
             let from = cursor.address.unwrap_or(range.first());
             if range.family() == family
@@ -200,19 +204,28 @@ fn holds(pool: &IpAddressPool, address: IpAddr) -> bool {
     pool.ranges.iter().any(|range| range.contains(address))
 }
 
-/// Whether the pool hands this address out: it is in it, and not left out by `avoidBuggyIPs`.
-pub(super) fn hands_out(pool: &IpAddressPool, address: IpAddr) -> bool {
-    holds(pool, address) && !(pool.avoid_buggy_ips && range::is_buggy(address))
+/// Whether the pool does not hand out this address, although it is in it (`avoidBuggyIPs`).
+pub(super) fn leaves_out(pool: &IpAddressPool, address: IpAddr) -> bool {
+    pool.avoid_buggy_ips && range::is_buggy(address)
 }
 
 /// Whether the pool's `serviceAllocation` lets this service in.
 pub(super) fn allows(pool: &IpAddressPool, service: &Service, world: &World) -> bool {
     let Some(allocation) = &pool.allocation else { return true };
-    let unlabelled = Labels::new();
-    let labels = world.namespaces.get(&service.name.namespace).map_or(&unlabelled, |labels| &**labels);
+    let namespace = &service.name.namespace;
     let any_namespace = allocation.namespaces.is_empty() && allocation.namespace_selectors.is_empty();
     let in_namespace = any_namespace
-        || allocation.namespaces.contains(&service.name.namespace)
-        || allocation.namespace_selectors.iter().any(|selector| selector.matches(labels));
+        || allocation.namespaces.contains(namespace)
+        || (!allocation.namespace_selectors.is_empty() && {
+            let labels = labels_of(namespace, world);
+            allocation.namespace_selectors.iter().any(|selector| selector.matches(&labels))
+        });
     in_namespace && selector::any_or_all(&allocation.service_selectors, &service.labels)
+}
+
+/// The labels of a namespace, with the one the API server gives to each.
+fn labels_of(namespace: &str, world: &World) -> Labels {
+    let mut labels = world.namespaces.get(namespace).map(|labels| (**labels).clone()).unwrap_or_default();
+    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
+    labels
 }

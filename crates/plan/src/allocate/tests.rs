@@ -295,6 +295,28 @@ fn reserved_pools_serve_those_they_are_for_by_priority() {
 }
 
 #[test]
+fn reserved_pools_go_before_open_ones_also_with_one_family() {
+    let reserved = IpAddressPool {
+        allocation: Some(ServiceAllocation { namespaces: vec!["default".to_owned()], ..ServiceAllocation::default() }),
+        ..pool("reserved", &["10.0.1.0/24"])
+    };
+    let open = pool("open", &["10.0.0.0/24", "2001:db8::/64"]);
+    let prefers = Service { ip_family_policy: IpFamilyPolicy::PreferDualStack, ..service("a") };
+    assert_eq!(fresh(&world([prefers], [open, reserved])), ["a: 10.0.1.0 (reserved)"]);
+}
+
+#[test]
+fn a_namespace_has_its_name_as_a_label() {
+    let selector = LabelSelector {
+        match_labels: labels(&[("kubernetes.io/metadata.name", "default")]),
+        ..LabelSelector::default()
+    };
+    let allocation = ServiceAllocation { namespace_selectors: vec![selector], ..ServiceAllocation::default() };
+    let reserved = IpAddressPool { allocation: Some(allocation), ..pool("p", &["10.0.1.0/24"]) };
+    assert_eq!(fresh(&world([service("a")], [reserved])), ["a: 10.0.1.0 (p)"]);
+}
+
+#[test]
 fn overlapping_pools_are_reported_and_the_later_is_not_used() {
     let world = world(
         [from_pool("a", "q"), service("b")],

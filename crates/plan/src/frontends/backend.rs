@@ -84,7 +84,7 @@ impl BackendState {
     pub fn of(endpoint: &Endpoint, publish_not_ready: bool) -> Self {
         if publish_not_ready || (endpoint.ready && !endpoint.terminating) {
             Self::Active
-        } else if endpoint.terminating && endpoint.serving {
+        } else if endpoint.terminating && (endpoint.serving || endpoint.ready) {
             Self::Drain
         } else {
             Self::Down

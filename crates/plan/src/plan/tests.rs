@@ -7,8 +7,8 @@ use super::*;
 use crate::selector::LabelSelector;
 use crate::world::testing::{address, advertisement, endpoint, labels, pool, service, slice};
 use crate::world::{
-    Endpoint, EndpointSlice, Endpoints, IpAddressPool, IpFamilyPolicy, L2Advertisement, Node, Object, PreferredNode,
-    ServiceAllocation, TrafficPolicy,
+    Endpoint, EndpointSlice, Endpoints, Gaps, IpAddressPool, IpFamilyPolicy, L2Advertisement, Node, Object,
+    PreferredNode, ServiceAllocation, TrafficPolicy,
 };
 
 const NODES: [&str; 4] = ["node-a", "node-b", "node-c", "node-d"];
@@ -21,7 +21,7 @@ enum Edit {
     Remove(Index),
     IgnoreExcludeLabel(bool),
     Class(bool),
-    Incomplete(bool),
+    Gaps(Gaps),
 }
 
 #[derive(Clone, Debug)]
@@ -157,7 +157,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         5 => any::<Index>().prop_map(Edit::Remove),
         1 => any::<bool>().prop_map(Edit::IgnoreExcludeLabel),
         1 => prop::bool::weighted(0.1).prop_map(Edit::Class),
-        1 => any::<bool>().prop_map(Edit::Incomplete),
+        1 => any::<(bool, bool)>().prop_map(|(services, pools)| Edit::Gaps(Gaps { services, pools })),
     ]
 }
 
@@ -193,7 +193,7 @@ impl Edit {
             Self::Remove(which) => remove_one(world, which),
             Self::IgnoreExcludeLabel(ignore) => world.ignore_exclude_label = *ignore,
             Self::Class(other) => world.load_balancer_class = other.then(|| "example.com/other".to_owned()),
-            Self::Incomplete(incomplete) => world.incomplete = *incomplete,
+            Self::Gaps(gaps) => world.gaps = *gaps,
         }
     }
 }
@@ -279,7 +279,7 @@ proptest! {
                     prop_assert!(known.is_none_or(|(key, _)| key.is_some() && key == service.sharing_key), "{planned:?}");
                     let mut pools = world.pools.values().filter(|pool| planned.pool.as_ref() == Some(&pool.name.name));
                     let inside = pools.any(|pool| pool.ranges.iter().any(|range| range.contains(*address)));
-                    prop_assert!(inside || world.pools.is_empty() || world.incomplete, "{planned:?}");
+                    prop_assert!(inside || world.pools.is_empty() || world.gaps.pools, "{planned:?}");
                 }
                 prop_assert!(!planned.addresses.is_empty() || planned.error.is_some(), "no address and no reason: {planned:?}");
             }

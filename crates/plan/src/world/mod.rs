@@ -24,7 +24,7 @@ pub use self::bgp::{
 };
 pub use self::endpoints::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints};
 pub use self::l2::{L2Advertisement, PreferredNode};
-pub use self::node::{Node, Secret};
+pub use self::node::{HOSTNAME, Node, Secret};
 pub use self::object::{Object, ObjectKey};
 pub use self::pool::{IpAddressPool, ServiceAllocation};
 pub use self::service::{
@@ -170,6 +170,26 @@ impl From<ObjectName> for String {
 /// versions is found without looking at what they share. That makes every decision incremental.
 pub type Objects<T> = OrdMap<ObjectName, Arc<T>>;
 
+/// What could not be read at all, not even in an earlier version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// Some services: those that are missing keep the addresses they hold.
+    pub services: bool,
+    /// Some pools: addresses that are in no pool may be from one of those, and are kept.
+    pub pools: bool,
+}
+
+impl Gaps {
+    /// Anything may be missing.
+    pub const ALL: Self = Self { services: true, pools: true };
+
+    /// Both what one and what the other does not know.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { services: self.services || other.services, pools: self.pools || other.pools }
+    }
+}
+
 /// Everything known about the cluster, or the directory that stands for one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
@@ -177,8 +197,8 @@ pub struct World {
     pub load_balancer_class: Option<String>,
     /// A node's label `node.kubernetes.io/exclude-from-external-load-balancers` makes no difference.
     pub ignore_exclude_label: bool,
-    /// Some objects could not be read: what is missing may exist all the same, so nothing is concluded from absence.
-    pub incomplete: bool,
+    /// What could not be read: it may exist all the same, so nothing is concluded from its absence.
+    pub gaps: Gaps,
     /// All services, also those that are not load balancers.
     pub services: Objects<Service>,
     /// All endpoint slices.

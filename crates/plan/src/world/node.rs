@@ -3,6 +3,9 @@
 use super::ObjectName;
 use crate::selector::Labels;
 
+/// The label every node has, with its host name.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -15,9 +18,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of which nothing but the name is known.
+    /// A node of which nothing but the name is known, and so what the kubelet makes of it: the host name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), labels: Labels::new(), network_unavailable: false }
+        let name = name.into();
+        Self { labels: [(HOSTNAME.to_owned(), name.clone())].into(), name, network_unavailable: false }
     }
 }
 

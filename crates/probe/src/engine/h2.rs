@@ -1,10 +1,12 @@
 //! HTTP/2 with prior knowledge, by the `h2` crate, whose futures are polled when the kernel has news of their socket.
 
 use std::{
+    cell::Cell,
     future::Future,
     io,
     os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
+    rc::Rc,
     task::{Context as Task, Poll, Waker, ready},
 };
 
@@ -72,6 +74,8 @@ pub(super) struct Session {
     closing: bool,
     /// It has answered one.
     answered: bool,
+    /// Bytes read so far.
+    read: Rc<Cell<u64>>,
 }
 
 #[derive(Default)]
@@ -176,9 +180,10 @@ impl Session {
         match (again.is_empty(), closes) {
             (true, true) => Step::Close,
             (true, false) => Step::Wait,
-            (false, _) => {
+            (false, true) => Step::Retry(again),
+            (false, false) => {
                 self.closing = true;
-                Step::Retry(again)
+                Step::Move(again)
             }
         }
     }
@@ -198,7 +203,8 @@ impl Session {
         loop {
             match &mut self.state {
                 State::New => {
-                    let wire = Wire(socket.as_fd().try_clone_to_owned().map_err(|_| h2::Reason::INTERNAL_ERROR)?);
+                    let socket = socket.as_fd().try_clone_to_owned().map_err(|_| h2::Reason::INTERNAL_ERROR)?;
+                    let wire = Wire { socket, read: self.read.clone() };
                     self.state =
                         State::Handshake(Box::pin(h2::client::Builder::new().enable_push(false).handshake(wire)));
                 }
@@ -212,46 +218,52 @@ impl Session {
                 State::Open(_) => break,
             }
         }
-        let State::Open(open) = &mut self.state else { return Ok(true) };
-        let Open { send, connection } = &mut **open;
-        let mut open = match Pin::new(&mut *connection).poll(&mut task) {
-            Poll::Ready(result) => result.map(|()| false)?,
-            Poll::Pending => true,
-        };
-        while open && !self.queued.is_empty() {
-            match send.poll_ready(&mut task) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => {
-                    self.closing = true;
-                    break;
-                }
-                Poll::Pending => break,
-            }
-            let active = self.queued.remove(0);
-            match send.send_request(request.message(), true) {
-                Ok((response, _)) => self.streams.push(Stream { active, stage: Stage::Head(response) }),
-                Err(error) => ended.push(Ended { active, failure: Some(failure_of(&error)) }),
-            }
-        }
-        let mut index = 0;
-        while index < self.streams.len() {
-            let stream = &mut self.streams[index];
-            match stream.poll(&mut task, context, request, lane, server) {
-                Poll::Pending => index += 1,
-                Poll::Ready(result) => {
-                    let stream = self.streams.swap_remove(index);
-                    ended.push(Ended { active: stream.active, failure: result.err() });
-                }
-            }
-        }
-        // What the above has left to be written.
-        if open {
-            open = match Pin::new(connection).poll(&mut task) {
+        let State::Open(connection) = &mut self.state else { return Ok(true) };
+        let Open { send, connection } = &mut **connection;
+        loop {
+            let read = self.read.get();
+            let open = match Pin::new(&mut *connection).poll(&mut task) {
                 Poll::Ready(result) => result.map(|()| false)?,
                 Poll::Pending => true,
             };
+            while open && !self.queued.is_empty() {
+                match send.poll_ready(&mut task) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => {
+                        self.closing = true;
+                        break;
+                    }
+                    Poll::Pending => break,
+                }
+                let active = self.queued.remove(0);
+                match send.send_request(request.message(), true) {
+                    Ok((response, _)) => self.streams.push(Stream { active, stage: Stage::Head(response) }),
+                    Err(error) => ended.push(Ended { active, failure: Some(failure_of(&error)) }),
+                }
+            }
+            let mut index = 0;
+            while index < self.streams.len() {
+                match self.streams[index].poll(&mut task, context, request, lane, server) {
+                    Poll::Pending => index += 1,
+                    Poll::Ready(result) => {
+                        let stream = self.streams.swap_remove(index);
+                        ended.push(Ended { active: stream.active, failure: result.err() });
+                    }
+                }
+            }
+            if !open {
+                return Ok(false);
+            }
+            // What the above has left to be written. What is read meanwhile is no news any more, so that it is looked at
+            // now.
+            let open = match Pin::new(&mut *connection).poll(&mut task) {
+                Poll::Ready(result) => result.map(|()| false)?,
+                Poll::Pending => true,
+            };
+            if open && self.read.get() == read {
+                return Ok(true);
+            }
         }
-        Ok(open)
     }
 }
 
@@ -338,7 +350,10 @@ fn failure_of(error: &h2::Error) -> Failure {
 }
 
 /// A socket as the library wants it. Nobody is woken by it.
-struct Wire(OwnedFd);
+struct Wire {
+    socket: OwnedFd,
+    read: Rc<Cell<u64>>,
+}
 
 fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
@@ -349,7 +364,8 @@ fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, _: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let length = ready!(poll(receive(&self.0, buffer.initialize_unfilled())))?;
+        let length = ready!(poll(receive(&self.socket, buffer.initialize_unfilled())))?;
+        self.read.set(self.read.get() + length as u64);
         buffer.advance(length);
         Poll::Ready(Ok(()))
     }
@@ -357,7 +373,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, _: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        poll(send(&self.0, bytes))
+        poll(send(&self.socket, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<io::Result<()>> {

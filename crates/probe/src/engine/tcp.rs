@@ -142,6 +142,8 @@ pub(super) enum Step {
     Close,
     /// It is closed, and the requests are sent again on a new one.
     Retry(Vec<Active>),
+    /// It waits for news of its requests, but these are sent on another.
+    Move(Vec<Active>),
 }
 
 impl Connection {
@@ -403,17 +405,25 @@ impl Engine {
             }
             Step::Retry(requests) => {
                 self.close(key, connection);
-                for mut active in requests {
-                    active.retried = true;
-                    match self.lanes[lane].kind {
-                        LaneKind::H2Keepalive => self.start_stream(active),
-                        _ => _ = self.open(active),
-                    }
-                }
+                self.send_again(requests);
+            }
+            Step::Move(requests) => {
+                self.carriers.put(key, Carrier::Tcp(connection));
+                self.send_again(requests);
             }
         }
         for Ended { active, failure } in ended {
             self.end(active, failure, phase);
+        }
+    }
+
+    fn send_again(&mut self, requests: Vec<Active>) {
+        for mut active in requests {
+            active.retried = true;
+            match self.lanes[active.lane].kind {
+                LaneKind::H2Keepalive => self.start_stream(active),
+                _ => _ = self.open(active),
+            }
         }
     }
 

@@ -16,6 +16,8 @@ use super::{
 const RELEVANT: f64 = 0.05;
 /// What was observed once in each run differs only if one is so many times the other.
 const SINGLE_RELEVANT: f64 = 1.5;
+/// The share of a difference in latency that the prober's own lag may make without being mentioned.
+const LAG_SHARE: f64 = 0.25;
 /// The 97.5th percentile of the normal distribution: intervals are of 95 %.
 const Z: f64 = 1.96;
 
@@ -354,6 +356,18 @@ fn cautions(a: &Report, b: &Report, pairs: &[(&LaneReport, &LaneReport)], lanes:
             ));
         }
     }
+    let lag_differs = (a.lag_ms.p99 - b.lag_ms.p99).abs();
+    let latencies = lanes.iter().flat_map(|lane| &lane.differences).filter(|one| one.basis == Basis::Intervals);
+    let smallest = latencies
+        .filter(|one| one.unit == Unit::Ms && one.worse != Worse::Neither)
+        .filter_map(|one| Some((one.a? - one.b?).abs()))
+        .fold(f64::INFINITY, f64::min);
+    if lag_differs > LAG_SHARE * smallest {
+        let (a, b) = (go_duration(a.lag_ms.p99), go_duration(b.lag_ms.p99));
+        cautions.push(format!(
+            "the prober's own lag at 99 % was {a} in A and {b} in B: latencies that differ by about as much differ by that"
+        ));
+    }
     if lanes.iter().flat_map(|lane| &lane.differences).any(|one| one.worse != Worse::Neither) {
         cautions.push("one run each: what differs between them may be the time of day".to_owned());
     }
@@ -468,6 +482,21 @@ mod tests {
         assert_eq!([of(Metric::Success), of(Metric::Gap), of(Metric::P50)], [Worse::B, Worse::B, Worse::Neither]);
         let cautions = comparison.cautions.join("\n");
         assert!(cautions.contains("came in 2 outages"), "{cautions}");
+    }
+
+    #[test]
+    fn the_probers_own_lag_is_not_mistaken_for_the_targets() {
+        let (a, mut b) = (report(), report());
+        let slower = |times: &mut (f64, f64)| (times.0, times.1) = (times.0 + 5.0, times.1 + 5.0);
+        b.lag_ms.p99 += 5.0;
+        let lane = &mut b.lanes[2];
+        lane.latency_ms.as_mut().unwrap().p50 += 5.0;
+        slower(&mut lane.latency_ci95_ms.as_mut().unwrap().p50);
+        let comparison = Comparison::new(&a, &b);
+        assert_eq!(comparison.worse, Worse::B);
+        assert!(comparison.cautions[0].starts_with("the prober's own lag"), "{:?}", comparison.cautions);
+        b.lag_ms = a.lag_ms;
+        assert_eq!(Comparison::new(&a, &b).cautions.len(), 1);
     }
 
     #[test]

@@ -298,6 +298,11 @@ impl Report {
     pub const fn verdict(&self) -> Verdict {
         self.verdict
     }
+
+    /// Whether any lane had a schedule that the prober could lag behind.
+    pub(super) fn is_open_loop(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.rate.is_some())
+    }
 }
 
 impl Verdict {
@@ -358,6 +363,10 @@ impl Window {
         self.end_ms - self.start_ms
     }
 }
+
+/// What to know about a lane without a schedule.
+pub(super) const CLOSED_LOOP: &str =
+    "closed loop: the next request waited for an answer, so a stall shows as one slow request a connection";
 
 impl LaneReport {
     /// Requests that succeeded.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    document::{LaneReport, Quantiles, Report, Window},
+    document::{CLOSED_LOOP, LaneReport, Quantiles, Report, Window},
     quantity::{go_duration, percent, thousands},
 };
 
@@ -110,6 +110,9 @@ impl Report {
     fn write_lane(&self, f: &mut Formatter<'_>, lane: &LaneReport) -> fmt::Result {
         let rate = lane.rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate}/s"));
         writeln!(f, "\nLane {} ({}, {rate})", lane.lane, lane.kind.scheme())?;
+        if lane.rate.is_none() {
+            writeln!(f, "  {CLOSED_LOOP}")?;
+        }
         let succeeded = percent(lane.succeeded(), lane.requests);
         let mut success = format!("{}, {}, {succeeded}", lane.requests, lane.failed);
         if let Some(bound) = lane.failure_bound_95 {
@@ -185,10 +188,14 @@ impl Report {
     }
 
     fn write_prober(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Quantiles { p50, p99, max, .. } = self.lag_ms;
-        let lag = format!("{} (bound of 99: {})", durations(&[p50, p99, max]), go_duration(self.max_lag_ms));
         writeln!(f, "\nProber")?;
-        lane_line(f, "Own lag", "[50, 99, max]", &lag)?;
+        if self.is_open_loop() {
+            let Quantiles { p50, p99, max, .. } = self.lag_ms;
+            let lag = format!("{} (bound of 99: {})", durations(&[p50, p99, max]), go_duration(self.max_lag_ms));
+            lane_line(f, "Own lag", "[50, 99, max]", &lag)?;
+        } else {
+            lane_line(f, "Own lag", "[50, 99, max]", "none: there was no schedule")?;
+        }
         if self.results_dropped > 0 {
             lane_line(f, "Results", "[left out of streams]", &self.results_dropped.to_string())?;
         }
@@ -296,6 +303,18 @@ mod tests {
                       Status Codes  [code:count]\n\
                       Error Set:";
         assert!(names.iter().copied().map(fields).eq(vegeta.lines().map(fields)), "{text}");
+    }
+
+    #[test]
+    fn a_closed_loop_says_so() {
+        let mut measurement = sample::measurement();
+        for lane in &mut measurement.lanes {
+            lane.interval = None;
+        }
+        let report = Report::new(&measurement);
+        let (text, html) = (report.to_string(), report.to_html());
+        assert!(text.contains(CLOSED_LOOP) && text.contains("none: there was no schedule"), "{text}");
+        assert!(html.contains(CLOSED_LOOP) && !html.contains("at a fixed rate"));
     }
 
     #[test]

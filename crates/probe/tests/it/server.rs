@@ -98,6 +98,36 @@ async fn a_stop_under_keepalive_load_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_stop_under_http2_load_loses_nothing() {
+    assert_stop_loses_nothing(|_, http| format!("h2://{http}/delay/50")).await;
+}
+
+#[tokio::test]
+async fn a_stop_under_kept_http2_load_loses_nothing() {
+    assert_stop_loses_nothing(|_, http| format!("h2-keepalive://{http}/delay/50")).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_empty_its_accept_queue_resets_it() {
+    let mut config = evenkeel_probe::ServeConfig::new("alpha".parse().unwrap());
+    config.tcp = vec!["127.0.0.1:0".parse().unwrap()];
+    (config.drain, config.grace) = (false, Duration::from_millis(100));
+    let server = evenkeel_probe::Server::bind(config).unwrap();
+    let address = server.tcp_addresses().unwrap()[0];
+    let mut queued = TcpStream::connect(address).await.unwrap();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    server.run(stop).await;
+    // It may have been accepted before the stop was noticed; then it is served.
+    let mut answer = Vec::new();
+    match queued.read_to_end(&mut answer).await {
+        Ok(_) => assert_eq!(answer, b"alpha\n"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
 async fn a_stop_under_tcp_load_loses_nothing() {
     assert_stop_loses_nothing(|tcp, _| format!("tcp-echo://{tcp}")).await;
 }

@@ -40,7 +40,9 @@ pub(super) fn service(
         && let Some(balancer) = status.get("loadBalancer").and_then(|field| field.fields(reader))
     {
         for ingress in balancer.list(reader, "ingress") {
+            // Some writers leave an empty text where there is none.
             let address = ingress.fields(reader).and_then(|ingress| ingress.get("ip"));
+            let address = address.filter(|address| address.text(reader).is_some());
             service.status_addresses.extend(address.and_then(|field| ip(&field, reader)));
         }
     }
@@ -193,14 +195,14 @@ fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields
     service.weights = weights.unwrap_or_default();
 }
 
-/// The annotation under either prefix; both are fine as long as they agree.
+/// The annotation under either prefix. Where they differ the present one counts, as with MetalLB.
 fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> Option<Field<'n>> {
     let [present, former] = PREFIXES.map(|prefix| annotations.annotation(&format!("{prefix}{name}")));
     if let (Some(present), Some(former)) = (&present, &former)
         && present.string(reader) != former.string(reader)
     {
-        let message = format!("{}{name} and {}{name} differ", PREFIXES[0], PREFIXES[1]);
-        reader.error("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
+        let message = format!("{}{name} and {}{name} differ; the first counts", PREFIXES[0], PREFIXES[1]);
+        reader.warning("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
     }
     present.or(former)
 }
@@ -349,7 +351,8 @@ pub(super) fn node(
     fields: &Fields<'_>,
     metadata: &Fields<'_>,
 ) -> Option<Node> {
-    let mut node = Node { labels: super::labels(reader, metadata), ..Node::new(name.name) };
+    let mut node = Node::new(name.name);
+    node.labels.extend(super::labels(reader, metadata));
     let status = fields.get("status").and_then(|field| field.fields(reader));
     for condition in status.map(|status| status.list(reader, "conditions")).unwrap_or_default() {
         let condition = condition.fields(reader)?;

@@ -15,7 +15,7 @@ const METALLB: &str = "metallb.io/v1beta1";
 const METALLB_2: &str = "metallb.io/v1beta2";
 
 /// The kinds of the World with the versions of each that are read, the present one first.
-const KINDS: [(Kind, &[&str]); 12] = [
+pub(super) const KINDS: [(Kind, &[&str]); 12] = [
     (Kind::Service, &[CORE]),
     (Kind::EndpointSlice, &[DISCOVERY]),
     (Kind::Endpoints, &[CORE]),

@@ -1,6 +1,7 @@
 //! Objects of kinds that are not part of the World.
 
-use super::read::{Reader, shortened};
+use super::object::KINDS;
+use super::read::{Reader, distance, shortened};
 use super::yaml::{Entry, Node, Value};
 use super::{MAX_FINDINGS, Parsed, add};
 use crate::diagnostic::Severity;
@@ -13,7 +14,7 @@ struct Note {
     severity: Severity,
     reason: &'static str,
     message: String,
-    remedy: &'static str,
+    remedy: String,
 }
 
 /// Pass over an object. Each kind is named once.
@@ -27,7 +28,7 @@ pub(super) fn skip(parsed: &mut Parsed, reader: &Reader<'_>, root: &Node, versio
         parsed.left_out = add(parsed.left_out, (severity, 1));
         return;
     }
-    let diagnostic = || reader.diagnostic(severity, reason, at, "kind", message, remedy.to_owned());
+    let diagnostic = || reader.diagnostic(severity, reason, at, "kind", message, remedy);
     parsed.skipped.entry(what).or_insert_with(diagnostic);
 }
 
@@ -36,11 +37,11 @@ fn note(root: &Node, version: &str, kind: &str, what: &str) -> Option<Note> {
     if in_group("metallb.io") && STATUS_KINDS.contains(&kind) {
         return None;
     }
-    let former = |what: &str, remedy| Note {
+    let former = |what: &str, remedy: &str| Note {
         severity: Severity::Warning,
         reason: "former_kind",
         message: format!("{what} is how MetalLB was configured before version 0.13; it has no effect"),
-        remedy,
+        remedy: remedy.to_owned(),
     };
     Some(if in_group("metallb.io") && kind == "AddressPool" {
         former("AddressPool", "use an IPAddressPool, with an L2Advertisement or a BGPAdvertisement for it")
@@ -54,16 +55,31 @@ fn note(root: &Node, version: &str, kind: &str, what: &str) -> Option<Note> {
             severity: Severity::Warning,
             reason: "unsupported_kind",
             message: format!("objects of kind {what} are not supported and have no effect"),
-            remedy: "remove it, or keep MetalLB for it",
+            remedy: match close_to(kind) {
+                Some(close) => format!("did you mean `{close}`?"),
+                None if in_group("metallb.io") => "remove it, or keep MetalLB for it".to_owned(),
+                None => "remove it".to_owned(),
+            },
         }
     } else {
         Note {
             severity: Severity::Info,
             reason: "skipped_kind",
             message: format!("objects of kind {what} are of no use here and are skipped"),
-            remedy: "nothing needs to be done",
+            remedy: match close_to(kind) {
+                Some(close) => format!("nothing needs to be done, unless `{close}` was meant"),
+                None => "nothing needs to be done".to_owned(),
+            },
         }
     })
+}
+
+/// The kind of the World that is spelt almost like this.
+fn close_to(kind: &str) -> Option<&'static str> {
+    let kind = kind.to_ascii_lowercase();
+    let distance = |known: &&str| distance(&known.to_ascii_lowercase(), &kind);
+    let known = KINDS.into_iter().map(|(known, _)| known.as_str());
+    known.min_by_key(distance).filter(|known| distance(known) <= (kind.len() / 6).max(1))
 }
 
 /// The ConfigMap `config` of MetalLB's namespace, or of any other if what it holds looks like it.

@@ -449,7 +449,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 }
 
 /// Levenshtein's edit distance, case ignored; far apart for words too long to be misspellings.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     if a.len().max(b.len()) > 64 {
         return usize::MAX;
     }

@@ -11,7 +11,7 @@ use std::{
 
 use self::chart::{Chart, Ladder};
 use super::{
-    document::{Event, LaneReport, Quantiles, Report, Window},
+    document::{CLOSED_LOOP, Event, LaneReport, Quantiles, Report, Window},
     markup::Escaped,
     quantity::{go_duration, percent, thousands},
 };
@@ -125,7 +125,9 @@ impl<'a> Page<'a> {
         }
         tile(out, "Outages", &outages.to_string(), "failures close in time, and stalls")?;
         let bound = format!("the prober's own, 99 %; bound {}", go_duration(self.report.max_lag_ms));
-        tile(out, "Lag", &go_duration(self.report.lag_ms.p99), &bound)?;
+        if self.report.is_open_loop() {
+            tile(out, "Lag", &go_duration(self.report.lag_ms.p99), &bound)?;
+        }
         writeln!(out, "</dl>\n</header>")
     }
 
@@ -213,7 +215,11 @@ impl<'a> Page<'a> {
         if lane.failure_bound_95.is_some() && lane.requests >= 3 {
             write!(out, "; with 95 % confidence fewer than one in {} fails (3/N)", thousands(lane.requests / 3))?;
         }
-        writeln!(out, ".</p>\n<div class=\"card\"><div class=\"scroll\">")?;
+        writeln!(out, ".</p>")?;
+        if lane.rate.is_none() {
+            writeln!(out, r#"<p class="muted">This is a {CLOSED_LOOP}.</p>"#)?;
+        }
+        writeln!(out, "<div class=\"card\"><div class=\"scroll\">")?;
         let until_ms = self.report.duration_ms;
         writeln!(out, "{}", Chart { lane, events: &self.shown_events, until_ms, id: index })?;
         writeln!(out, "</div>\n{KEY}</div>")?;
@@ -267,16 +273,18 @@ impl<'a> Page<'a> {
     fn prober(&self, out: &mut String) -> fmt::Result {
         let Quantiles { p50, p99, p999, max, .. } = self.report.lag_ms;
         writeln!(out, "<footer>")?;
-        writeln!(
-            out,
-            "<p>The prober started its requests {} late in the median, {} at 99 %, {} at 99.9 %, {} at most. It declares a run \
+        if self.report.is_open_loop() {
+            writeln!(
+                out,
+                "<p>The prober started its requests {} late in the median, {} at 99 %, {} at 99.9 %, {} at most. It declares a run \
              invalid over {} at 99 %.</p>",
-            go_duration(p50),
-            go_duration(p99),
-            go_duration(p999),
-            go_duration(max),
-            go_duration(self.report.max_lag_ms)
-        )?;
+                go_duration(p50),
+                go_duration(p99),
+                go_duration(p999),
+                go_duration(max),
+                go_duration(self.report.max_lag_ms)
+            )?;
+        }
         if self.report.results_dropped > 0 {
             let dropped = thousands(self.report.results_dropped);
             writeln!(
@@ -284,11 +292,14 @@ impl<'a> Page<'a> {
                 "<p>{dropped} results were left out of the stream of single results; they are counted here.</p>"
             )?;
         }
-        writeln!(
-            out,
-            "<p>Requests are sent at a fixed rate whatever becomes of earlier ones, and belong to the time they were \
-             intended to start. Confidence intervals take requests as independent, which failures are not.</p>"
-        )?;
+        if self.report.is_open_loop() {
+            writeln!(
+                out,
+                "<p>Requests are sent at a fixed rate whatever becomes of earlier ones, and belong to the time they were \
+                 intended to start.</p>"
+            )?;
+        }
+        writeln!(out, "<p>Confidence intervals take requests as independent, which failures are not.</p>")?;
         writeln!(out, "<p>evenkeel {}</p>\n</footer>", env!("CARGO_PKG_VERSION"))
     }
 }
