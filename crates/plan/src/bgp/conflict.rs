@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::announcement::{BgpAnnouncement, Route};
-use super::findings::of_advertisement;
+use super::findings::{contradictory, of_advertisement};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::world::{BgpAdvertisement, World};
 
@@ -78,8 +78,10 @@ impl Conflicts {
         }
         let advertisement =
             |name: &str| world.bgp_advertisements.values().find(|advertisement| advertisement.name.name == *name);
+        let told = contradictory(world);
         let finding = |((lower, higher), (prefix, conflict)): (&Pair, (&IpNet, &Conflict))| {
-            Some(conflict.between(advertisement(lower)?, higher, *prefix))
+            let is_told = told.contains_key(&(lower.to_string(), higher.to_string()));
+            (!is_told).then_some(conflict.between(advertisement(lower)?, higher, *prefix))
         };
         first.into_iter().filter_map(finding).collect()
     }

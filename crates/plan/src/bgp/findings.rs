@@ -1,11 +1,14 @@
 //! What is wrong with the BGP objects taken together: what they name in vain, and where they contradict each other.
 
+use std::collections::BTreeMap;
+
 use super::session::{self, NoSessionReason, Peering};
 use super::{aggregation, announcement};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::elect;
 use crate::range::IpRange;
-use crate::world::{BgpAdvertisement, BgpPeer, CommunityRef, IpAddressPool, Kind, Password, World};
+use crate::selector;
+use crate::world::{BgpAdvertisement, BgpPeer, CommunityRef, IpAddressPool, Kind, Node, Password, World};
 
 /// The type of the Secrets that hold passwords.
 const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
@@ -20,6 +23,7 @@ pub(crate) fn findings(world: &World) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = peers.flatten().chain(advertisements).collect();
     found.extend(duplicate_neighbors(world));
     found.extend(overreaching(world));
+    found.extend(contradictory(world).into_values());
     found
 }
 
@@ -132,6 +136,51 @@ fn duplicate_neighbors(world: &World) -> Vec<Diagnostic> {
         })
     };
     session::peerings(world).iter().filter_map(duplicate).collect()
+}
+
+/// Advertisements that set different local preferences for whatever is allocated from a pool they share, whether or not
+/// anything is yet: by the names of the lower and the higher one. Those for some services only contradict each other, if
+/// at all, where they meet.
+pub(super) fn contradictory(world: &World) -> BTreeMap<(String, String), Diagnostic> {
+    let mut found = BTreeMap::new();
+    let general: Vec<&BgpAdvertisement> =
+        world.bgp_advertisements.values().map(|ad| &**ad).filter(|ad| ad.service_selectors.is_empty()).collect();
+    for lower in &general {
+        for higher in general.iter().filter(|higher| higher.local_pref > lower.local_pref) {
+            let both = |pool: &&IpAddressPool| {
+                [lower, higher].iter().all(|ad| elect::selects_pool(&ad.pools, &ad.pool_selectors, Some(pool)))
+                    && pool.ranges.iter().any(|range| {
+                        aggregation::length(lower, range.family()) == aggregation::length(higher, range.family())
+                    })
+            };
+            if !(share_peers(lower, higher) && share_nodes(lower, higher, world)) {
+                continue;
+            }
+            let Some(pool) = world.pools.values().map(|pool| &**pool).find(both) else { continue };
+            let (name, preferred) = (&lower.name.name, &higher.name.name);
+            let finding = Diagnostic {
+                message: format!(
+                    "local preference {} contradicts {} of advertisement `{preferred}`, which is for pool `{}` as well; \
+                     the higher one is told",
+                    lower.local_pref, higher.local_pref, pool.name.name
+                ),
+                remedy: "let only one advertisement set it, or keep their pools, peers or nodes apart".to_owned(),
+                ..of_advertisement(lower, Severity::Error, "conflicting_advertisements", "spec.localPref".to_owned())
+            };
+            found.insert((name.clone(), preferred.clone()), finding);
+        }
+    }
+    found
+}
+
+fn share_peers(one: &BgpAdvertisement, other: &BgpAdvertisement) -> bool {
+    one.peers.is_empty() || other.peers.is_empty() || one.peers.iter().any(|peer| other.peers.contains(peer))
+}
+
+fn share_nodes(one: &BgpAdvertisement, other: &BgpAdvertisement, world: &World) -> bool {
+    let everywhere = one.node_selectors.is_empty() && other.node_selectors.is_empty();
+    let on = |ad: &BgpAdvertisement, node: &Node| selector::any_or_all(&ad.node_selectors, &node.labels);
+    everywhere || world.nodes.values().any(|node| on(one, node) && on(other, node))
 }
 
 /// Advertisements that would roll addresses up into more than their pool has.
