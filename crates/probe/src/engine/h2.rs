@@ -20,7 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Active, Context, Engine, LaneState,
-    tcp::{Ended, Step, judge_status, meet, receive, send},
+    recipe::Recipe,
+    stream::{receive, send},
+    tcp::{Ended, Step, judge_status, meet},
 };
 use crate::{
     cause::Cause,
@@ -146,7 +148,7 @@ impl Session {
         server: &mut Option<ServerId>,
         ended: &mut Vec<Ended>,
     ) -> Step {
-        let super::tcp::Recipe::H2(request) = &state.recipe else { return Step::Close };
+        let Recipe::H2(request) = &state.recipe else { return Step::Close };
         let failure = match self.exchange(socket, context, request, &state.lane, server, ended) {
             Ok(true) => None,
             Ok(false) => Some(Failure::from(Cause::EarlyEof)),

@@ -4,7 +4,8 @@ use std::{collections::VecDeque, os::fd::OwnedFd};
 
 use super::{
     Active, Context, Engine,
-    tcp::{Ended, News, Step, receive, send, would_block},
+    stream::{News, receive, send, would_block},
+    tcp::{Ended, Step},
 };
 use crate::{
     cause::Cause,

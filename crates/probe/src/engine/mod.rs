@@ -6,9 +6,12 @@
 
 mod deadlines;
 mod h2;
+mod line;
 mod long;
+mod recipe;
 mod schedule;
 mod slab;
+mod stream;
 mod tcp;
 mod tls;
 mod udp;
@@ -28,6 +31,7 @@ use rustix::{
 pub use self::tls::TlsError;
 use self::{
     deadlines::{Deadline, Deadlines},
+    recipe::Recipe,
     schedule::Schedule,
     slab::{Key, Slab},
 };
@@ -113,7 +117,7 @@ struct LaneState {
     credit: u32,
     /// TCP connections end with RST.
     reset: bool,
-    recipe: tcp::Recipe,
+    recipe: Recipe,
     /// Kept connections without a request; the one used last is used next, so a burst's spare ones age out.
     idle: Vec<Key>,
     /// The connections of the long-lived kind, those of HTTP/2, and the socket of the fixed kinds.
@@ -187,7 +191,7 @@ impl Engine {
                     next: 0,
                     credit,
                     reset: config.close.resets(lane, config.duration),
-                    recipe: tcp::Recipe::new(lane),
+                    recipe: Recipe::new(lane),
                     idle: Vec::new(),
                     standing: vec![None; standing],
                 }

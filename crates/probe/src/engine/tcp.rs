@@ -1,90 +1,30 @@
 //! TCP connections: opening them, and what is said on them one request at a time.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
-    rc::Rc,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd};
 
-use rustix::{
-    event::epoll::EventFlags,
-    io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt},
-};
+use rustix::{event::epoll::EventFlags, io::Errno, net::sockopt};
 
-use super::{Active, Carrier, Context, Engine, Key, h2, long, tls};
+use super::{
+    Active, Carrier, Context, Engine, Key, h2,
+    line::Line,
+    long,
+    recipe::Recipe,
+    stream::{News, read_all, send, send_rest, socket, would_block},
+    tls,
+};
 use crate::{
     cause::Cause,
     config::{Lane, LaneKind},
     dns, http1,
     measure::Phase,
-    pattern,
     record::{Code, Failure, Nanos, ServerId},
     sys,
 };
 
 /// Kept connections without a request, per lane.
 const MAX_IDLE: usize = 4096;
-/// Longest line read; a server that sends none must not fill the memory.
-const MAX_LINE: usize = 1024;
 /// From this length on a handshake may have lost a SYN, and the kernel is asked whether it did.
 const SLOW_HANDSHAKE: Nanos = 500_000_000;
-
-/// What a lane's requests send and expect, prepared once.
-pub(super) enum Recipe {
-    /// Nothing but the handshake.
-    Connect,
-    Line {
-        echo: bool,
-    },
-    Long,
-    Tls(tls::Client),
-    Http1 {
-        request: Rc<[u8]>,
-        keep: bool,
-        /// The length of the body that the path asks our own server for.
-        wanted: Option<u64>,
-    },
-    H2(h2::Request),
-    Dns {
-        question: dns::Question,
-        query: Vec<u8>,
-    },
-    Datagram,
-    /// The configuration was checked before: not to be met.
-    Broken,
-}
-
-impl Recipe {
-    pub(super) fn new(lane: &Lane) -> Self {
-        match lane.kind {
-            LaneKind::Tcp => Self::Connect,
-            LaneKind::TcpBanner => Self::Line { echo: false },
-            LaneKind::TcpEcho => Self::Line { echo: true },
-            LaneKind::TcpLong => Self::Long,
-            LaneKind::Tls => tls::Client::new(lane).map_or(Self::Broken, Self::Tls),
-            LaneKind::Http | LaneKind::HttpKeepalive => {
-                let keep = lane.kind == LaneKind::HttpKeepalive;
-                let close = if keep { "" } else { "connection: close\r\n" };
-                let request = format!(
-                    "GET {} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenkeel-probe\r\n{close}\r\n",
-                    lane.path, lane.authority
-                );
-                Self::Http1 { request: request.into_bytes().into(), keep, wanted: pattern::length_of(&lane.path) }
-            }
-            LaneKind::H2 | LaneKind::H2Keepalive => h2::Request::new(lane).map_or(Self::Broken, Self::H2),
-            LaneKind::Udp | LaneKind::UdpFixed => Self::Datagram,
-            LaneKind::Dns | LaneKind::DnsFixed | LaneKind::DnsTcp => {
-                lane.path.parse().map_or(Self::Broken, |question: dns::Question| {
-                    let query = question.query();
-                    Self::Dns { question, query }
-                })
-            }
-        }
-    }
-}
 
 /// A connection, and the requests on it.
 pub(super) struct Connection {
@@ -110,21 +50,6 @@ enum Talk {
     Tls(Box<tls::Session>),
     H2(Box<h2::Session>),
     Long(Box<long::Session>),
-}
-
-struct Line {
-    received: Vec<u8>,
-    /// The line to be echoed, once the server has named itself.
-    sent: Option<Vec<u8>>,
-    written: usize,
-}
-
-/// What the kernel says has happened.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct News {
-    pub(super) readable: bool,
-    /// The peer will send no more.
-    pub(super) closed: bool,
 }
 
 /// A request that has ended.
@@ -218,7 +143,7 @@ impl Engine {
         let state = &self.lanes[lane];
         let talk = match &state.recipe {
             Recipe::Connect => Talk::Connect,
-            Recipe::Line { .. } => Talk::Line(Line { received: Vec::new(), sent: None, written: 0 }),
+            Recipe::Line { .. } => Talk::Line(Line::default()),
             Recipe::Http1 { wanted, .. } => Talk::Http1 { response: http1::Response::new(*wanted), written: 0 },
             Recipe::Dns { query, .. } => {
                 let mut message = Vec::with_capacity(query.len() + 2);
@@ -543,25 +468,7 @@ impl Connection {
                 Ok(Step::Idle)
             }
             (Talk::Line(line), Recipe::Line { echo }) => {
-                if let Some(sent) = &line.sent
-                    && !send_rest(&self.socket, sent, &mut line.written, active)?
-                {
-                    return Ok(Step::Wait);
-                }
-                if !news.readable {
-                    return Ok(Step::Wait);
-                }
-                let mut done = false;
-                let eof = read_all(&self.socket, context, news, active, |piece, context, active| {
-                    line.received.extend_from_slice(piece);
-                    done = line.carry_on(*echo, &self.socket, context, self.lane, &mut self.server, active, lane)?;
-                    Ok(done)
-                })?;
-                match (done, eof) {
-                    (true, _) => Ok(Step::Idle),
-                    (false, true) => Err(Cause::EarlyEof.into()),
-                    (false, false) => Ok(Step::Wait),
-                }
+                line.advance(*echo, &self.socket, context, &mut self.server, active, lane, news)
             }
             (Talk::Dns { message, written, answer }, Recipe::Dns { question, .. }) => {
                 if !send_rest(&self.socket, message, written, active)? || !news.readable {
@@ -592,47 +499,6 @@ impl Connection {
         match &self.talk {
             Talk::Http1 { response, .. } => response.status().and_then(judge_status),
             _ => None,
-        }
-    }
-}
-
-impl Line {
-    /// Whether all lines have come.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one connection, borrowed apart")]
-    fn carry_on(
-        &mut self,
-        echo: bool,
-        socket: &OwnedFd,
-        context: &Context,
-        lane: usize,
-        server: &mut Option<ServerId>,
-        active: &mut Active,
-        config: &Lane,
-    ) -> Result<bool, Failure> {
-        let Some(end) = self.received.iter().position(|&byte| byte == b'\n') else {
-            if self.received.len() >= MAX_LINE {
-                return Err(Failure::new(Cause::WrongBody, "the line is too long"));
-            }
-            return Ok(false);
-        };
-        let Some(sent) = &self.sent else {
-            meet(server, context.server(lane, &self.received[..end]), active, config)?;
-            if !echo {
-                return Ok(true);
-            }
-            self.received.drain(..=end);
-            let sent = format!("evenkeel {}\n", active.sequence).into_bytes();
-            send_rest(socket, &sent, &mut self.written, active)?;
-            self.sent = Some(sent);
-            if self.received.is_empty() {
-                return Ok(false);
-            }
-            return self.carry_on(echo, socket, context, lane, server, active, config);
-        };
-        if self.received[..=end] == sent[..] {
-            Ok(true)
-        } else {
-            Err(Failure::new(Cause::WrongBody, "another line came back than was sent"))
         }
     }
 }
@@ -689,82 +555,4 @@ pub(super) fn judge_dns(
     } else {
         Err(Failure::new(Cause::DnsRcode, Code::Dns(answer.rcode)))
     }
-}
-
-fn socket(target: SocketAddr, reset: bool, quick: bool) -> io::Result<OwnedFd> {
-    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket =
-        rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-    if quick {
-        // Only where requests follow each other without waiting does Nagle's algorithm hold one back.
-        sockopt::set_tcp_nodelay(&socket, true)?;
-    }
-    if reset {
-        sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-    }
-    Ok(socket)
-}
-
-pub(super) fn would_block(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-}
-
-pub(super) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
-}
-
-pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::net::recv(socket, buffer, RecvFlags::empty())?.0)
-}
-
-/// Sends what is left of a message; whether nothing is.
-pub(super) fn send_rest(
-    socket: &OwnedFd,
-    message: &[u8],
-    written: &mut usize,
-    active: &mut Active,
-) -> Result<bool, Failure> {
-    while *written < message.len() {
-        match send(socket, &message[*written..]) {
-            Ok(length) => {
-                *written += length;
-                active.bytes_out += length as u64;
-            }
-            Err(error) if would_block(&error) => return Ok(false),
-            Err(error) => return Err(Failure::new(Cause::of_stream(&error), error)),
-        }
-    }
-    Ok(true)
-}
-
-/// Hands what has arrived to `take`, piece by piece, until it says that it has all. Returns whether the peer's end came
-/// first.
-fn read_all(
-    socket: &OwnedFd,
-    context: &mut Context,
-    news: News,
-    active: &mut Active,
-    mut take: impl FnMut(&[u8], &Context, &mut Active) -> Result<bool, Failure>,
-) -> Result<bool, Failure> {
-    // Taken out for the time being, so that `take` may look at the rest of the context.
-    let mut buffer = std::mem::take(&mut context.buffer);
-    let result = loop {
-        match receive(socket, &mut buffer) {
-            Ok(0) => break Ok(true),
-            Ok(length) => {
-                active.first_byte.get_or_insert_with(|| context.clock.now());
-                active.bytes_in += length as u64;
-                match take(&buffer[..length], context, active) {
-                    Ok(true) => break Ok(false),
-                    Ok(false) if length < buffer.len() && !news.closed => break Ok(false),
-                    Ok(false) => {}
-                    Err(failure) => break Err(failure),
-                }
-            }
-            Err(error) if would_block(&error) => break Ok(false),
-            Err(error) => break Err(Failure::new(Cause::of_stream(&error), error)),
-        }
-    };
-    context.buffer = buffer;
-    result
 }

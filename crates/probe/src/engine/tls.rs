@@ -18,7 +18,8 @@ use rustls::{
 
 use super::{
     Active, Context,
-    tcp::{News, Step, receive, send, would_block},
+    stream::{News, receive, send, would_block},
+    tcp::Step,
 };
 use crate::{
     cause::Cause,

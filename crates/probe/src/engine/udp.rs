@@ -12,7 +12,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{
     Active, Carrier, Context, Engine, Key, LaneState,
-    tcp::{Recipe, dns_id, judge_dns, receive, send, would_block},
+    recipe::Recipe,
+    stream::{receive, send, would_block},
+    tcp::{dns_id, judge_dns},
 };
 use crate::{
     cause::Cause,
