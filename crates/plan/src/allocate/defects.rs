@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::tests::sharing;
 use super::*;
 use crate::event::EventReason;
 use crate::memory::{Memory, Sharing};
@@ -25,13 +26,6 @@ fn with_status(world: &World, plan: &Plan) -> World {
         });
     }
     world
-}
-
-fn sharing(name: &str, key: &str, port: u16) -> Service {
-    let mut service = service(name);
-    service.sharing_key = Some(key.to_owned());
-    service.ports[0].port = port;
-    service
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn from_pool(name: &str, pool: &str) -> Service {
     service
 }
 
-fn sharing(name: &str, key: &str, port: u16) -> Service {
+pub(super) fn sharing(name: &str, key: &str, port: u16) -> Service {
     let mut service = service(name);
     service.sharing_key = Some(key.to_owned());
     service.ports[0].port = port;
