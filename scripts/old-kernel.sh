@@ -48,7 +48,7 @@ modules=$(find "$work/kernel" -type d -path "*/lib/modules/$release" | head -n 1
 mkdir -p "$root/lib/modules/$release/kernel/drivers/net"
 cp "$modules"/modules.{builtin,order} "$root/lib/modules/$release/"
 cp -r "$modules"/kernel/{net,lib} "$root/lib/modules/$release/kernel/"
-find "$modules/kernel/drivers/net" -maxdepth 1 -name 'veth.ko*' -exec cp {} "$root/lib/modules/$release/kernel/drivers/net/" \;
+find "$modules/kernel/drivers/net" -maxdepth 1 \( -name 'veth.ko*' -o -name 'macvlan.ko*' \) -exec cp {} "$root/lib/modules/$release/kernel/drivers/net/" \;
 find "$root/lib/modules" -name '*.ko.xz' -exec xz -d {} +
 find "$root/lib/modules" -name '*.ko.zst' -exec zstd -dq --rm {} +
 
@@ -64,7 +64,8 @@ strip -o "$root/bin/evenkeel" "$target/release/evenkeel"
 strip -o "$root/bin/lab" "$lab"
 cp "$busybox" "$root/bin/busybox"
 cp -r examples/web "$root/web"
-for program in ip tc ethtool setpriv; do
+# What the tests use, as far as it is installed: those of real clients fail by name without theirs.
+for program in ip tc bridge ss ethtool setpriv curl dig dnsmasq iperf3 ping tracepath; do
   if path=$(command -v "$program"); then cp "$path" "$root/sbin/"; fi
 done
 for file in "$root"/bin/{evenkeel,lab} "$root"/sbin/*; do

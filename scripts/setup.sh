@@ -72,7 +72,8 @@ rust
 case ${1:-} in
 demo) packages cc=gcc "${lab_packages[@]}" ;;
 test)
-  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables
+  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables dig=bind9-dnsutils dnsmasq=dnsmasq-base \
+    iperf3=iperf3 ping=iputils-ping tracepath=iputils-tracepath
   cargo_tool cargo-nextest
   [ -z "${CI:-}" ] || { as_root apt-get update -qq; bpf_toolchain; }
   ;;

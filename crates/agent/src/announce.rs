@@ -1,9 +1,10 @@
-//! Sending gratuitous ARP frames.
+//! Sending gratuitous ARP and unsolicited neighbour advertisements.
 #![expect(unsafe_code, reason = "a packet socket's address has no safe constructor")]
 
-use std::{io, mem};
+use std::{io, mem, net::IpAddr};
 
-use evenkeel_neighbor::{ArpFrame, Due, Mac, Operation};
+use evenkeel_loader::Interface;
+use evenkeel_neighbor::{ArpFrame, NdpFrame, Operation};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A packet socket that only sends.
@@ -16,11 +17,19 @@ impl Sender {
         Ok(Self(Socket::new(Domain::PACKET, Type::RAW, None)?))
     }
 
-    /// Announces that `mac` has the VIP, to everyone on the interface, in both forms that hosts listen to.
-    pub(crate) fn announce(&self, due: Due, mac: Mac) -> io::Result<()> {
-        let to = link_address(due.interface)?;
-        for operation in [Operation::Request, Operation::Reply] {
-            self.0.send_to(&ArpFrame::announcement(mac, due.address, operation).to_bytes(), &to)?;
+    /// Announces to everyone on the interface that it has the VIP.
+    pub(crate) fn announce(&self, vip: IpAddr, interface: &Interface) -> io::Result<()> {
+        let to = link_address(interface.index)?;
+        match vip {
+            // In both forms that hosts listen to.
+            IpAddr::V4(vip) => {
+                for operation in [Operation::Request, Operation::Reply] {
+                    self.0.send_to(&ArpFrame::announcement(interface.mac, vip, operation).to_bytes(), &to)?;
+                }
+            }
+            IpAddr::V6(vip) => {
+                self.0.send_to(&NdpFrame::announcement(interface.mac, vip).to_bytes(), &to)?;
+            }
         }
         Ok(())
     }

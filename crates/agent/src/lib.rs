@@ -3,13 +3,16 @@
 //! ```text
 //! sources ──Update──> Agent::apply ── plan() ── desired::frontends ──> DataPath::set_frontends
 //!                          │                                   └─────> DataPath::set_vips     (what is carried)
-//!                          └── Announcer::set ──> announce::Sender ──> gratuitous ARP         (what is owned)
+//!                          ├── Groups::set ──> multicast groups                               (what must be heard)
+//!                          └── Announcer::set ──> announce::Sender ──> ARP, NDP               (what is owned)
 //! ```
 //!
 //! [`run`] is the loop; [`desired`] is the pure part that turns a Plan into what this node carries.
 
 mod announce;
 pub mod desired;
+#[cfg_attr(not(test), expect(dead_code, reason = "for VIPs of IPv6, which are not carried yet"))]
+mod groups;
 mod host;
 mod node;
 pub mod status;
@@ -69,7 +72,7 @@ pub enum Error {
     #[error(transparent)]
     State(#[from] evenkeel_sources::state::StateError),
     /// Frames cannot be sent.
-    #[error("cannot open a packet socket for gratuitous ARP: {0}")]
+    #[error("cannot open a packet socket to announce VIPs: {0}")]
     PacketSocket(std::io::Error),
     /// The host's forwarding could not be switched on.
     #[error("{0}")]

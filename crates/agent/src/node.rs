@@ -364,7 +364,7 @@ impl NodeAgent {
             for interface in &self.interfaces {
                 if only_on.as_ref().is_none_or(|names| names.contains(&interface.name)) {
                     vip.answer_on |= self.data_path.answer_bit(interface);
-                    due.push(Due { address, interface: interface.index });
+                    due.push(Due { address: address.into(), interface: interface.index });
                 }
             }
             if vip.answer_on == 0 {
@@ -389,12 +389,12 @@ impl NodeAgent {
             let Some(interface) = self.interfaces.iter().find(|interface| interface.index == due.interface) else {
                 continue;
             };
-            match self.sender.announce(due, interface.mac) {
-                Ok(()) => tracing::debug!(vip = %due.address, interface = interface.name, "gratuitous ARP sent"),
+            match self.sender.announce(due.address, interface) {
+                Ok(()) => tracing::debug!(vip = %due.address, interface = interface.name, "announced"),
                 Err(error) => {
                     // Nobody can hear it; the link's state has been told already.
                     if interface.running {
-                        tracing::warn!(vip = %due.address, interface = interface.name, %error, "gratuitous ARP not sent");
+                        tracing::warn!(vip = %due.address, interface = interface.name, %error, "not announced");
                     }
                     self.announcer.not_sent(due, now);
                 }

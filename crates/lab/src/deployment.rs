@@ -12,7 +12,7 @@ use crate::{
     topology::{Backend, NODE_NAME, Standard},
 };
 
-/// The file that has the EndpointSlice.
+/// The file that has the EndpointSlices.
 pub const ENDPOINTS_FILE: &str = "endpoints.yaml";
 /// The file that has the Service.
 pub const SERVICE_FILE: &str = "service.yaml";
@@ -69,7 +69,7 @@ pub enum Replaced {
     BrokenOff,
 }
 
-/// The servers of a service, each in a backend of a [`Standard`] lab, and their EndpointSlice.
+/// The servers of a service, each in a backend of a [`Standard`] lab, and their EndpointSlices.
 pub struct Deployment {
     service: Service,
     manifests: Manifests,
@@ -205,12 +205,12 @@ impl Deployment {
             .iter()
             .map(|replica| Endpoint {
                 name: replica.backend.name.clone(),
-                address: replica.backend.address,
+                addresses: replica.backend.addresses().into(),
                 node: NODE_NAME.to_owned(),
                 condition: replica.condition,
             })
             .collect();
-        self.manifests.write(ENDPOINTS_FILE, &self.service.endpoint_slice(&endpoints))
+        self.manifests.write(ENDPOINTS_FILE, &self.service.endpoint_slices(&endpoints))
     }
 
     fn index(&self, name: &str) -> Result<usize, Error> {

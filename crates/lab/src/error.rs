@@ -37,6 +37,12 @@ pub enum Error {
         /// The package that has it on Debian and Ubuntu.
         package: String,
     },
+    /// The kernel was built without something.
+    #[error("this kernel has no interfaces of type {what}")]
+    Unsupported {
+        /// The type, as `ip link` calls it.
+        what: String,
+    },
     /// A configuration command failed.
     #[error("`{command}` failed ({status}): {stderr}")]
     Command {

@@ -75,6 +75,7 @@ impl Lab {
         ip(["netns", "add", &full_name])?;
         let namespace = Namespace::open(name, full_name, bpffs, self.processes.clone())?;
         self.namespaces.push(namespace.clone());
+        namespace.usable_at_once()?;
         namespace.ip(["link", "set", "lo", "up"])?;
         Ok(namespace)
     }

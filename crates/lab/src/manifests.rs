@@ -3,11 +3,14 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    topology::{VIP_POOL, VIP_POOL6},
+};
 
 /// A directory of manifests whose files change in one piece: a reader never sees half a document.
 #[derive(Debug, Clone)]
@@ -93,8 +96,8 @@ pub struct Port {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// The VIP it asks for; without one it takes what the pool gives.
-    pub address: Option<Ipv4Addr>,
+    /// The VIPs it asks for, one of a family at most; without any it takes an IPv4 address that the pool gives.
+    pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<Port>,
     /// The value of the annotation `evenkeel.io/forwarding`, such as `direct`.
@@ -127,17 +130,38 @@ impl Condition {
 pub struct Endpoint {
     /// The pod's name.
     pub name: String,
-    /// The pod's address.
-    pub address: Ipv4Addr,
+    /// The pod's addresses; the slice of a family has those of that family.
+    pub addresses: Vec<IpAddr>,
     /// The node the pod runs on.
     pub node: String,
     /// What Kubernetes says of it.
     pub condition: Condition,
 }
 
-/// An IPAddressPool over the addresses from `first` to `last`, and an L2Advertisement of it.
+/// An IP family, as Service and EndpointSlice name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// An IPAddressPool over the lab's addresses for services, of both families, and an L2Advertisement of it.
 #[must_use]
-pub fn pool(name: &str, first: Ipv4Addr, last: Ipv4Addr) -> String {
+pub fn pool(name: &str) -> String {
+    let ((first, last), (first6, last6)) = (VIP_POOL, VIP_POOL6);
     format!(
         "\
 apiVersion: metallb.io/v1beta1
@@ -148,6 +172,7 @@ metadata:
 spec:
   addresses:
   - {first}-{last}
+  - {first6}-{last6}
 ---
 apiVersion: metallb.io/v1beta1
 kind: L2Advertisement
@@ -167,17 +192,25 @@ impl Service {
     pub fn manifest(&self) -> String {
         let name = &self.name;
         let mut yaml = format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\n");
-        if self.address.is_some() || self.forwarding.is_some() {
+        if !self.addresses.is_empty() || self.forwarding.is_some() {
             yaml.push_str("  annotations:\n");
         }
         // Writing to a String cannot fail.
-        if let Some(address) = self.address {
-            let _ = writeln!(yaml, "    metallb.io/loadBalancerIPs: {address}");
+        if !self.addresses.is_empty() {
+            let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+            let _ = writeln!(yaml, "    metallb.io/loadBalancerIPs: {}", addresses.join(","));
         }
         if let Some(forwarding) = &self.forwarding {
             let _ = writeln!(yaml, "    evenkeel.io/forwarding: {forwarding}");
         }
-        let _ = write!(yaml, "spec:\n  type: LoadBalancer\n  selector:\n    app: {name}\n  ports:\n");
+        yaml.push_str("spec:\n  type: LoadBalancer\n");
+        let families = self.families();
+        if families != [Family::V4] {
+            let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+            let names: Vec<&str> = families.iter().map(|family| family.name()).collect();
+            let _ = writeln!(yaml, "  ipFamilyPolicy: {policy}\n  ipFamilies: [{}]", names.join(", "));
+        }
+        let _ = write!(yaml, "  selector:\n    app: {name}\n  ports:\n");
         for Port { name, protocol, port, target_port } in &self.ports {
             let protocol = protocol.name();
             let _ =
@@ -186,52 +219,78 @@ impl Service {
         yaml
     }
 
-    /// The Service's EndpointSlice as a manifest.
+    /// The Service's EndpointSlices as a manifest, one of each of its families.
     #[must_use]
-    pub fn endpoint_slice(&self, endpoints: &[Endpoint]) -> String {
-        let name = &self.name;
+    pub fn endpoint_slices(&self, endpoints: &[Endpoint]) -> String {
+        let slices: Vec<String> =
+            self.families().into_iter().map(|family| self.endpoint_slice(family, endpoints)).collect();
+        slices.join("---\n")
+    }
+
+    fn endpoint_slice(&self, family: Family, endpoints: &[Endpoint]) -> String {
+        let service = &self.name;
+        let address_type = family.name();
         let mut yaml = format!(
             "\
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: {name}-1
+  name: {service}-{suffix}
   namespace: default
   labels:
-    kubernetes.io/service-name: {name}
-addressType: IPv4
+    kubernetes.io/service-name: {service}
+addressType: {address_type}
 ports:
-"
+",
+            suffix = address_type.to_lowercase()
         );
         for Port { name, protocol, target_port, .. } in &self.ports {
             let protocol = protocol.name();
             let _ = writeln!(yaml, "- {{name: {name}, protocol: {protocol}, port: {target_port}}}");
         }
         yaml.push_str(if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
-        for Endpoint { name, address, node, condition } in endpoints {
+        for Endpoint { name, addresses, node, condition } in endpoints {
             let conditions = condition.yaml();
-            let _ = write!(
-                yaml,
-                "\
+            for address in addresses.iter().filter(|address| Family::of(address) == family) {
+                // Debug quotes: colons mean something else to YAML.
+                let address = match family {
+                    Family::V4 => address.to_string(),
+                    Family::V6 => format!("{:?}", address.to_string()),
+                };
+                let _ = write!(
+                    yaml,
+                    "\
 - addresses: [{address}]
   conditions: {conditions}
   nodeName: {node}
   targetRef: {{kind: Pod, namespace: default, name: {name}}}
 "
-            );
+                );
+            }
         }
         yaml
+    }
+
+    /// Those of its addresses.
+    fn families(&self) -> Vec<Family> {
+        let mut families: Vec<Family> = self.addresses.iter().map(Family::of).collect();
+        families.dedup();
+        if families.is_empty() { vec![Family::V4] } else { families }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
+
+    const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100));
 
     fn service() -> Service {
         Service {
             name: "shop".to_owned(),
-            address: Some(Ipv4Addr::new(10, 77, 0, 100)),
+            addresses: vec![Ipv4Addr::new(10, 77, 0, 100).into()],
             ports: vec![Port { name: "http", protocol: Protocol::Tcp, port: 80, target_port: 8080 }],
             forwarding: Some("direct".to_owned()),
         }
@@ -258,19 +317,41 @@ spec:
   - {name: http, protocol: TCP, port: 80, targetPort: 8080}
 "
         );
-        let plain = Service { address: None, forwarding: None, ..service() };
+        let plain = Service { addresses: Vec::new(), forwarding: None, ..service() };
         assert!(!plain.manifest().contains("annotations"));
     }
 
     #[test]
-    fn a_slice_lists_target_ports_and_conditions() {
-        let endpoint = Endpoint {
+    fn a_service_with_an_ipv6_address_asks_for_its_families() {
+        let mut service = service();
+        service.addresses.push(VIP6);
+        let manifest = service.manifest();
+        assert!(manifest.contains("    metallb.io/loadBalancerIPs: 10.77.0.100,fd77::100\n"), "{manifest}");
+        assert!(manifest.contains("  ipFamilyPolicy: RequireDualStack\n  ipFamilies: [IPv4, IPv6]\n"), "{manifest}");
+        let slices = service.endpoint_slices(&[endpoint()]);
+        assert!(slices.contains("  name: shop-ipv4\n") && slices.contains("\n---\n"), "{slices}");
+        let (_, of_ipv6) = slices.split_once("addressType: IPv6\n").unwrap();
+        assert!(of_ipv6.contains("- addresses: [\"fd77:0:0:1::b\"]\n") && !of_ipv6.contains("10.77"), "{of_ipv6}");
+
+        service.addresses.remove(0);
+        let manifest = service.manifest();
+        assert!(manifest.contains("  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv6]\n"), "{manifest}");
+        assert!(!service.endpoint_slices(&[endpoint()]).contains("10.77"));
+    }
+
+    fn endpoint() -> Endpoint {
+        let addresses = ["10.77.1.11", "fd77:0:0:1::b"].map(|address| address.parse().unwrap());
+        Endpoint {
             name: "backend-1".to_owned(),
-            address: Ipv4Addr::new(10, 77, 1, 11),
+            addresses: addresses.into(),
             node: "node".to_owned(),
             condition: Condition::Terminating,
-        };
-        let slice = service().endpoint_slice(&[endpoint]);
+        }
+    }
+
+    #[test]
+    fn a_slice_lists_target_ports_and_conditions() {
+        let slice = service().endpoint_slices(&[endpoint()]);
         assert!(slice.contains("- {name: http, protocol: TCP, port: 8080}\n"), "{slice}");
         assert!(
             slice.ends_with(
@@ -284,7 +365,7 @@ endpoints:
             ),
             "{slice}"
         );
-        assert!(service().endpoint_slice(&[]).ends_with("endpoints: []\n"));
+        assert!(service().endpoint_slices(&[]).ends_with("endpoints: []\n"));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::{
     tool::{self, find_program},
 };
 
+/// Kernel parameters of IPv6.
+const IPV6_PARAMETERS: &str = "/proc/sys/net/ipv6";
+
 /// The hardware address of every bridge: no two are on the same wire.
 const BRIDGE_MAC: &str = "02:00:00:00:00:fe";
 
@@ -153,6 +156,27 @@ impl Namespace {
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), Error> {
         let path = sysctl_path(key)?;
         self.enter(|| fs::write(&path, value).map_err(Error::io(format!("set {key} to {value} in {}", self.name))))?
+    }
+
+    /// Whether the kernel has IPv6.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        Path::new(IPV6_PARAMETERS).exists()
+    }
+
+    /// Makes IPv6 addresses of interfaces to come, link-local ones too, usable as soon as they are there: nobody is asked
+    /// whether they are taken. Routers are not asked for either, there are none that would answer.
+    pub(crate) fn usable_at_once(&self) -> Result<(), Error> {
+        if !self.has_ipv6() {
+            return Ok(());
+        }
+        let parameters =
+            [("disable_ipv6", "0"), ("accept_dad", "0"), ("dad_transmits", "0"), ("router_solicitations", "0")];
+        for (parameter, value) in parameters {
+            for scope in ["all", "default"] {
+                self.sysctl(&format!("net.ipv6.conf.{scope}.{parameter}"), value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Switches an offload of an interface, as `ethtool -K` does, such as `("up0", "gro", true)`.

@@ -1,29 +1,48 @@
 //! The lab most scenarios use.
 //!
 //! ```text
-//!  client              switch             node                                backend-1
-//!  eth0 10.77.0.10 --- [ bridge ] --- up0 10.77.0.2 | pods 10.77.1.1 --- eth0 10.77.1.11
-//!                     (layer two)         (router)       (bridge)    --- eth0 10.77.1.12  backend-2 ...
+//!  client                switch         node                                      backend-1
+//!  eth0 10.77.0.10 ---- [ bridge ] ---- up0 10.77.0.2 | pods 10.77.1.1       ---- eth0 10.77.1.11
+//!       fd77::10       (layer two)          fd77::2   |      fd77:0:0:1::1        fd77:0:0:1::b
+//!                                       (router)        (bridge)             ---- backend-2 ...
 //! ```
-//! The client's network has no route to the backends' network: everything goes through a VIP of [`VIP_POOL`], on the
-//! client's own subnet, that the node answers for by ARP.
+//! The client's networks have no route to the backends' networks: everything goes through a VIP of [`VIP_POOL`] or
+//! [`VIP_POOL6`], on the client's own subnets, that the node answers for by ARP and Neighbour Discovery. On a kernel
+//! without IPv6 all is as above but for the addresses of IPv6.
+//!
+//! [`Wiring`] varies what the uplink is, and puts a hop between client and switch that lets only smaller packets through.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod wiring;
 
-use ipnet::{IpNet, Ipv4Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{Error, Lab, Namespace, Sandbox};
 
-/// The client's address.
+pub use wiring::{Uplink, Wiring};
+
+/// The client's address, if no hop lies between it and the node.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+/// Likewise.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
 /// The node's address on the uplink.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Likewise.
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
 /// First and last of the addresses set aside for services.
 pub const VIP_POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 77, 0, 100), Ipv4Addr::new(10, 77, 0, 110));
+/// Likewise.
+pub const VIP_POOL6: (Ipv6Addr, Ipv6Addr) =
+    (Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x110));
 /// The node's address on the backends' bridge, and their default gateway.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 1);
+/// Likewise.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 1);
 /// The backends' network.
 pub const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 77, 1, 0), 24);
+/// Likewise.
+pub const PODS6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 0), 64);
 /// The node's interface towards the clients.
 pub const UPLINK: &str = "up0";
 /// The node's bridge towards the backends.
@@ -31,9 +50,10 @@ pub const POD_BRIDGE: &str = "pods";
 /// The node's name, as manifests and `--node` give it.
 pub const NODE_NAME: &str = "node";
 
-/// Both networks are /24.
+/// All networks of IPv4 are /24, all of IPv6 /64.
 const PREFIX_LENGTH: u8 = 24;
-/// Last octet of the first backend less one.
+const PREFIX_LENGTH6: u8 = 64;
+/// Number of the first backend's address less one.
 const FIRST_BACKEND: u8 = 10;
 
 /// Client, switch and node, and backends that come and go.
@@ -58,10 +78,20 @@ pub struct Backend {
     pub name: String,
     /// Its address, likewise.
     pub address: Ipv4Addr,
+    /// Its address of IPv6, likewise.
+    pub address6: Ipv6Addr,
     /// Where its server runs; interface `eth0`.
     pub namespace: Namespace,
     /// Its port on the node's bridge, such as `pod1`.
     pub port: String,
+}
+
+impl Backend {
+    /// Its addresses of both families.
+    #[must_use]
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.address.into(), self.address6.into()]
+    }
 }
 
 impl Standard {
@@ -70,20 +100,33 @@ impl Standard {
     /// # Errors
     /// What the configuration of the namespaces met with.
     pub fn build(sandbox: &Sandbox) -> Result<Self, Error> {
+        Self::wired(sandbox, Wiring::default())
+    }
+
+    /// Builds client, switch and node, wired in another way.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the kernel lacks such an uplink, or what the configuration of the namespaces met with.
+    pub fn wired(sandbox: &Sandbox, wiring: Wiring) -> Result<Self, Error> {
         let mut lab = Lab::new(sandbox);
         let client = lab.namespace("client")?;
         let switch = lab.namespace("switch")?;
         let node = lab.namespace(NODE_NAME)?;
 
-        lab.veth((&client, "eth0"), (&switch, "client"))?;
-        lab.veth((&node, UPLINK), (&switch, "node"))?;
-        switch.bridge("br0", &["client", "node"])?;
-        client.address("eth0", network(CLIENT))?;
-        node.address(UPLINK, network(NODE))?;
+        let port = wiring.uplink.connect(&lab, &node, &switch)?;
+        addresses(&node, UPLINK, NODE, NODE6)?;
+        match wiring.hop_mtu {
+            None => {
+                lab.veth((&client, "eth0"), (&switch, "client"))?;
+                addresses(&client, "eth0", CLIENT, CLIENT6)?;
+            }
+            Some(mtu) => wiring::hop(&mut lab, &client, &switch, &node, mtu)?,
+        }
+        switch.bridge("br0", &["client", &port])?;
 
         node.bridge(POD_BRIDGE, &[])?;
-        node.address(POD_BRIDGE, network(GATEWAY))?;
-        node.sysctl("net.ipv4.ip_forward", "1")?;
+        addresses(&node, POD_BRIDGE, GATEWAY, GATEWAY6)?;
+        forwards(&node)?;
         // The stricter of `all` and the interface's own counts; interfaces to come take `default`.
         for scope in ["all", "default", UPLINK, POD_BRIDGE] {
             node.sysctl(&format!("net.ipv4.conf.{scope}.rp_filter"), "0")?;
@@ -114,22 +157,22 @@ impl Standard {
         &self.backends
     }
 
-    /// Adds a backend with a name and an address that were not used before.
+    /// Adds a backend with a name and addresses that were not used before.
     ///
     /// # Errors
     /// [`Error::AddressesExhausted`] after 244 of them, or what the configuration met with.
     pub fn add_backend(&mut self) -> Result<Backend, Error> {
         let number = self.numbered.checked_add(1).ok_or(Error::AddressesExhausted)?;
-        let address = backend_address(number).ok_or(Error::AddressesExhausted)?;
+        let (address, address6) = backend_addresses(number).ok_or(Error::AddressesExhausted)?;
         self.numbered = number;
         let name = format!("backend-{number}");
         let port = format!("pod{number}");
         let namespace = self.lab.namespace(&name)?;
         self.lab.veth((&namespace, "eth0"), (&self.node, &port))?;
         self.node.bridge_port(POD_BRIDGE, &port)?;
-        namespace.address("eth0", network(address))?;
-        namespace.route(IpNet::from(Ipv4Net::default()), IpAddr::V4(GATEWAY))?;
-        let backend = Backend { name, address, namespace, port };
+        addresses(&namespace, "eth0", address, address6)?;
+        default_routes(&namespace, GATEWAY, GATEWAY6)?;
+        let backend = Backend { name, address, address6, namespace, port };
         self.backends.push(backend.clone());
         Ok(backend)
     }
@@ -149,16 +192,70 @@ impl Standard {
         self.node.ip(["link", "delete", &backend.port])?;
         self.lab.remove_namespace(&backend.namespace)
     }
+
+    /// Switches an offload of every host's interfaces, as `ethtool -K` does: those of the client, of the node towards the
+    /// client, and of the backends that exist. Without `tx` whoever sends computes whole checksums, without `gso` and
+    /// `tso` it sends no more than a frame at a time.
+    ///
+    /// # Errors
+    /// What `ethtool` answered.
+    pub fn offload(&self, feature: &str, on: bool) -> Result<(), Error> {
+        self.client.offload("eth0", feature, on)?;
+        self.node.offload(UPLINK, feature, on)?;
+        for backend in &self.backends {
+            backend.namespace.offload("eth0", feature, on)?;
+            self.node.offload(&backend.port, feature, on)?;
+        }
+        Ok(())
+    }
 }
 
-fn backend_address(number: u8) -> Option<Ipv4Addr> {
-    let octet = FIRST_BACKEND.checked_add(number).filter(|octet| *octet < u8::MAX)?;
+/// Gives an interface an address of each family the kernel has.
+fn addresses(namespace: &Namespace, interface: &str, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Result<(), Error> {
+    namespace.address(interface, network(ipv4))?;
+    if namespace.has_ipv6() {
+        namespace.address(interface, network6(ipv6))?;
+    }
+    Ok(())
+}
+
+/// Makes a namespace a router.
+fn forwards(namespace: &Namespace) -> Result<(), Error> {
+    namespace.sysctl("net.ipv4.ip_forward", "1")?;
+    if namespace.has_ipv6() {
+        namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    }
+    Ok(())
+}
+
+/// Routes everything through these gateways.
+fn default_routes(namespace: &Namespace, gateway: Ipv4Addr, gateway6: Ipv6Addr) -> Result<(), Error> {
+    routes(namespace, (Ipv4Net::default(), gateway), (Ipv6Net::default(), gateway6))
+}
+
+/// Routes a destination of each family through a gateway.
+fn routes(namespace: &Namespace, ipv4: (Ipv4Net, Ipv4Addr), ipv6: (Ipv6Net, Ipv6Addr)) -> Result<(), Error> {
+    namespace.route(ipv4.0.into(), ipv4.1.into())?;
+    if namespace.has_ipv6() {
+        namespace.route(ipv6.0.into(), ipv6.1.into())?;
+    }
+    Ok(())
+}
+
+fn backend_addresses(number: u8) -> Option<(Ipv4Addr, Ipv6Addr)> {
+    let last = FIRST_BACKEND.checked_add(number).filter(|last| *last < u8::MAX)?;
     let [a, b, c, _] = PODS.addr().octets();
-    Some(Ipv4Addr::new(a, b, c, octet))
+    let mut segments = PODS6.addr().segments();
+    segments[7] = last.into();
+    Some((Ipv4Addr::new(a, b, c, last), segments.into()))
 }
 
 fn network(address: Ipv4Addr) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(address, PREFIX_LENGTH))
+}
+
+fn network6(address: Ipv6Addr) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(address, PREFIX_LENGTH6))
 }
 
 #[cfg(test)]
@@ -166,11 +263,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backends_have_addresses_of_their_network_until_it_is_full() {
-        assert_eq!(backend_address(1), Some(Ipv4Addr::new(10, 77, 1, 11)));
-        assert_eq!(backend_address(244), Some(Ipv4Addr::new(10, 77, 1, 254)));
-        assert_eq!(backend_address(245), None);
-        assert_eq!(backend_address(255), None);
+    fn backends_have_addresses_of_their_networks_until_those_are_full() {
+        let first = (Ipv4Addr::new(10, 77, 1, 11), "fd77:0:0:1::b".parse().unwrap());
+        assert_eq!(backend_addresses(1), Some(first));
+        assert!(PODS.contains(&first.0) && PODS6.contains(&first.1));
+        let last = (Ipv4Addr::new(10, 77, 1, 254), "fd77:0:0:1::fe".parse().unwrap());
+        assert_eq!(backend_addresses(244), Some(last));
+        assert_eq!(backend_addresses(245), None);
+        assert_eq!(backend_addresses(255), None);
     }
 
     #[test]
@@ -182,5 +282,13 @@ mod tests {
         }
         assert!(!(first..=last).contains(&CLIENT) && !(first..=last).contains(&NODE));
         assert!(!uplink.contains(&GATEWAY) && PODS.contains(&GATEWAY));
+
+        let IpNet::V6(uplink) = network6(NODE6) else { panic!("IPv6") };
+        let (first, last) = VIP_POOL6;
+        for address in [CLIENT6, first, last] {
+            assert!(uplink.contains(&address), "{address}");
+        }
+        assert!(!(first..=last).contains(&CLIENT6) && !(first..=last).contains(&NODE6));
+        assert!(!uplink.contains(&GATEWAY6) && PODS6.contains(&GATEWAY6));
     }
 }

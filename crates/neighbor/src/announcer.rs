@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -19,8 +19,8 @@ const SUSTAINED_INTERVAL: Duration = Duration::from_secs(60);
 /// An announcement that is due: this VIP, on the interface with this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// The VIP.
-    pub address: Ipv4Addr,
+    /// The VIP, of either family.
+    pub address: IpAddr,
     /// Interface index.
     pub interface: u32,
 }
@@ -93,10 +93,12 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    const A: Due = Due { address: Ipv4Addr::new(10, 0, 0, 1), interface: 2 };
-    const B: Due = Due { address: Ipv4Addr::new(10, 0, 0, 2), interface: 2 };
+    const A: Due = Due { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), interface: 2 };
+    const B: Due = Due { address: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)), interface: 2 };
 
     #[expect(clippy::disallowed_methods, reason = "an instant has no other origin; the tests only add to it")]
     fn any_instant() -> Instant {

@@ -81,7 +81,7 @@ fn counts_flows_and_shows_draining(sandbox: &Sandbox) -> anyhow::Result<()> {
 fn plan_says_the_same_beforehand(sandbox: &Sandbox) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup::default())?;
     let mut plain = world::service("plain", VIP);
-    plain.address = None;
+    plain.addresses.clear();
     world.manifests.write("plain.yaml", &plain.manifest())?;
     let slice = std::fs::read_to_string(world.manifests.directory().join(evenkeel_lab::deployment::ENDPOINTS_FILE))?;
     world.manifests.write("plain-endpoints.yaml", &slice.replace("shop", "plain"))?;
@@ -103,7 +103,7 @@ fn plan_says_the_same_beforehand(sandbox: &Sandbox) -> anyhow::Result<()> {
     // With what the load balancer remembers, the plan is that of its next run: addresses stay when a service comes
     // first in the alphabet.
     let mut early = world::service("early", VIP);
-    early.address = None;
+    early.addresses.clear();
     world.manifests.write("early.yaml", &early.manifest())?;
     world.manifests.write("early-endpoints.yaml", &slice.replace("shop", "early"))?;
     let after = plan(&["--state", &world.balancer.state_dir.to_string_lossy()])?;

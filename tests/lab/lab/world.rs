@@ -81,7 +81,7 @@ impl World {
         let program = program()?;
         let mut lab = Standard::build(sandbox)?;
         let manifests = Manifests::create(directory.path())?;
-        manifests.write(POOL_FILE, &pool("lab", VIP_POOL.0, VIP_POOL.1))?;
+        manifests.write(POOL_FILE, &pool("lab"))?;
         let server = program.clone();
         let deployment = Deployment::start(
             &mut lab,
@@ -91,7 +91,9 @@ impl World {
                 let mut command = Command::new(&server);
                 command.args(["probe", "serve", "--name", &backend.name]);
                 for (option, port) in [("--tcp", TCP), ("--http", HTTP), ("--udp", UDP)] {
-                    command.args([option, &SocketAddr::from((backend.address, port.target_port)).to_string()]);
+                    for address in backend.addresses() {
+                        command.args([option, &SocketAddr::from((address, port.target_port)).to_string()]);
+                    }
                 }
                 command
             },
@@ -183,7 +185,7 @@ pub(crate) fn status(node: &Namespace, balancer: &Balancer) -> anyhow::Result<Va
 
 /// A service at `vip` with the ports that the servers serve.
 pub(crate) fn service(name: &str, vip: Ipv4Addr) -> Service {
-    Service { name: name.to_owned(), address: Some(vip), ports: vec![TCP, HTTP, UDP], forwarding: None }
+    Service { name: name.to_owned(), addresses: vec![vip.into()], ports: vec![TCP, HTTP, UDP], forwarding: None }
 }
 
 /// The VIP's port.

@@ -201,7 +201,7 @@ fn start_evenkeel(lab: &Standard, directory: &Path, program: &Path, forwarding: 
     let manifests = Manifests::create(directory)?;
     let service = Service {
         name: "bench".to_owned(),
-        address: Some(VIP),
+        addresses: vec![VIP.into()],
         ports: vec![Port { name: "http", protocol: Protocol::Tcp, port: server::PORT, target_port: server::PORT }],
         forwarding: Some(forwarding.to_owned()),
     };
@@ -210,14 +210,14 @@ fn start_evenkeel(lab: &Standard, directory: &Path, program: &Path, forwarding: 
         .iter()
         .map(|backend| Endpoint {
             name: backend.name.clone(),
-            address: backend.address,
+            addresses: vec![backend.address.into()],
             node: NODE_NAME.to_owned(),
             condition: Condition::Ready,
         })
         .collect();
-    manifests.write("pool.yaml", &pool("bench", VIP_POOL.0, VIP_POOL.1))?;
+    manifests.write("pool.yaml", &pool("bench"))?;
     manifests.write("service.yaml", &service.manifest())?;
-    manifests.write("endpoints.yaml", &service.endpoint_slice(&endpoints))?;
+    manifests.write("endpoints.yaml", &service.endpoint_slices(&endpoints))?;
 
     Ok(Balancer::new(program, manifests.directory(), directory).start(&lab.node)?)
 }

@@ -117,7 +117,7 @@ fn perform(options: &Options, stop: &CancellationToken, story: &Story) -> Result
 
     story.phase(format!("starting {BACKENDS} backends"));
     let manifests = Manifests::create(sandbox.scratch())?;
-    manifests.write("pool.yaml", &pool("demo", VIP_POOL.0, VIP_POOL.1))?;
+    manifests.write("pool.yaml", &pool("demo"))?;
     let program = options.program.clone();
     let mut deployment = Deployment::start(
         &mut lab,
@@ -170,7 +170,7 @@ fn perform(options: &Options, stop: &CancellationToken, story: &Story) -> Result
 fn service(forwarding: Forwarding) -> Service {
     Service {
         name: "demo".to_owned(),
-        address: Some(VIP),
+        addresses: vec![VIP.into()],
         ports: vec![TCP, HTTP, UDP],
         forwarding: Some(forwarding.name().to_owned()),
     }
@@ -271,7 +271,7 @@ mod tests {
     fn servers_listen_where_the_service_points() {
         let service = service(Forwarding::Stack);
         assert!(service.manifest().contains("evenkeel.io/forwarding: stack"));
-        let slice = service.endpoint_slice(&[]);
+        let slice = service.endpoint_slices(&[]);
         for port in [9000, 8080, 5300] {
             assert!(slice.contains(&format!("port: {port}")), "{slice}");
         }
