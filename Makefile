@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bench-plan bpf bpf-check fuzz clean
+.PHONY: help demo test lint unit lab bench bench-plan bpf bpf-check fuzz fuzz-packets clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,10 +34,11 @@ lab: ## Tests of the real binary and the real eBPF object, in network namespaces
 	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
 	@scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) $(LAB)
 
-bench: ## Benchmarks against direct routing, nft, iptables and HAProxy; report in target/bench/report.json
+bench: ## Benchmarks of the data plane (12 minutes; needs the eBPF toolchain); BENCH="steady --seconds 20" for a single one
 	@scripts/setup.sh bench
 	$(CARGO) build --release --locked --package evenkeel --package xtask
-	@scripts/privileged.sh $(TARGET)/release/xtask bench $(BENCH)
+	@$(TARGET)/release/xtask bpf --harness >/dev/null
+	@scripts/privileged.sh $(TARGET)/release/xtask bench $(or $(BENCH),all)
 
 bench-plan: ## How long decisions take on large Worlds; needs no privilege
 	$(CARGO) bench --locked --package evenkeel-plan
@@ -52,6 +53,10 @@ bpf-check: ## The committed eBPF object is what its sources give
 fuzz: ## Fuzz every parser of outside bytes, TIME seconds each (needs rustup's nightly)
 	@scripts/setup.sh fuzz
 	scripts/fuzz.sh $(or $(TIME),60)
+
+fuzz-packets: ## Run any packet at all through the real eBPF object: PACKETS (10 million) in at most TIME (600) seconds; needs root
+	$(CARGO) build --release --locked --package xtask
+	@scripts/privileged.sh $(TARGET)/release/xtask fuzz-packets --packets $(or $(PACKETS),10000000) --seconds $(or $(TIME),600)
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -78,7 +78,8 @@ test)
   [ -z "${CI:-}" ] || { as_root apt-get update -qq; bpf_toolchain; }
   ;;
 bench)
-  packages cc=gcc "${lab_packages[@]}" wrk=wrk nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables dnsperf=dnsperf
+  packages cc=gcc "${lab_packages[@]}" wrk=wrk nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables dnsperf=dnsperf iperf3=iperf3
+  bpf_toolchain
   ;;
 bpf) bpf_toolchain ;;
 fuzz) cargo_tool cargo-fuzz ;;

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use crate::bench::harness;
 use anyhow::{Context as _, bail};
 use evenkeel_builder::{COMMITTED, INSTALL_HINT, Toolchain, build, notes, sources_digest};
 
@@ -11,9 +12,16 @@ pub(crate) struct Args {
     /// Change nothing: fail when the committed object is not what the sources give
     #[arg(long)]
     check: bool,
+    /// Build the programs of the benchmarks instead, and print where their object lies
+    #[arg(long, conflicts_with = "check")]
+    harness: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.harness {
+        println!("{}", harness::build()?.display());
+        return Ok(());
+    }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let committed = workspace.join(COMMITTED);
     let toolchain = Toolchain::find();

@@ -1,7 +1,8 @@
-//! Developer tasks: eBPF object, benchmarks.
+//! Developer tasks: eBPF object, benchmarks, fuzzing of the packet path.
 
 mod bench;
 mod bpf;
+mod fuzz_packets;
 
 use std::process::ExitCode;
 
@@ -16,14 +17,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Bpf(bpf::Args),
+    FuzzPackets(fuzz_packets::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),
+        Task::FuzzPackets(args) => fuzz_packets::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,16 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use evenkeel_loader::{BackendSpec, FrontendSpec, State};
+use evenkeel_health::{Portion, View, relieve};
+use evenkeel_loader::{BackendSpec, FrontendSpec, Limits, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
     Plan,
     elect::AnnouncementProtocol,
-    frontends::{BackendState, Frontend, NodeView, members},
+    frontends::{self, Backend, BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
     world::{Affinity, Forwarding, Protocol},
 };
@@ -20,6 +21,7 @@ use evenkeel_plan::{
 /// it changed, and its Maglev table is computed again only when no other frontend has or had one for the same backends.
 #[derive(Debug, Default)]
 pub struct Desired {
+    health: Arc<View>,
     tables: Tables,
     built: HashMap<FrontendKey, Built>,
     work: Work,
@@ -39,6 +41,7 @@ pub struct Work {
 struct Built {
     from: Arc<Frontend>,
     node: Node,
+    shares: Shares,
     spec: FrontendSpec,
     /// Held as long as the frontend needs it.
     _table: Arc<Table>,
@@ -52,6 +55,12 @@ struct Node {
     forwarding: Forwarding,
 }
 
+/// The backends that health checks keep from their full share of new flows, with what is left of it.
+type Shares = BTreeMap<SocketAddr, u8>;
+
+/// The full share.
+const FULL_SHARE: u8 = u8::MAX;
+
 /// A frontend that this data plane does not carry, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotCarried {
@@ -62,6 +71,11 @@ pub struct NotCarried {
 }
 
 impl Desired {
+    /// What health checks say from now on.
+    pub fn set_health(&mut self, health: Arc<View>) {
+        self.health = health;
+    }
+
     /// The frontends of the Plan as `node` carries them; `default` is the forwarding of services that do not choose.
     pub fn frontends(
         &mut self,
@@ -82,11 +96,15 @@ impl Desired {
                     continue;
                 }
             };
-            let same =
-                |built: &Built| (Arc::ptr_eq(&built.from, frontend) || built.from == *frontend) && built.node == node;
+            let shares = self.shares(frontend);
+            let same = |built: &Built| {
+                (Arc::ptr_eq(&built.from, frontend) || built.from == *frontend)
+                    && built.node == node
+                    && built.shares == shares
+            };
             let built = match before.remove(&key).filter(same) {
                 Some(built) => built,
-                None => self.build(key, frontend, &node),
+                None => self.build(key, frontend, &node, shares),
             };
             specs.push(built.spec.clone());
             self.built.insert(key, built);
@@ -102,62 +120,104 @@ impl Desired {
         Work { tables: self.tables.computed(), ..self.work }
     }
 
-    fn build(&mut self, key: FrontendKey, frontend: &Arc<Frontend>, node: &Node) -> Built {
+    /// What health checks leave of the shares of a frontend's backends.
+    fn shares(&self, frontend: &Frontend) -> Shares {
+        let checked = frontend.health.as_ref().and_then(|_| self.health.of(&frontend.key()));
+        let reduced = checked.into_iter().flatten().filter(|(_, health)| health.share < FULL_SHARE);
+        reduced.map(|(address, health)| (*address, health.share)).collect()
+    }
+
+    fn build(&mut self, key: FrontendKey, frontend: &Arc<Frontend>, node: &Node, shares: Shares) -> Built {
         self.work.frontends += 1;
         let view = NodeView { name: &node.name, zone: node.zone.as_deref() };
+        let takers = takers(frontend, view, &shares);
+        let of_takers: HashMap<SocketAddr, u8> =
+            takers.iter().map(|(backend, share)| (backend.socket_address(), *share)).collect();
         let backends: Vec<BackendSpec> = frontend
             .for_node(view)
-            .filter_map(|backend| match backend.socket_address() {
-                SocketAddr::V4(address) => Some(BackendSpec { address, state: state(backend.state) }),
-                SocketAddr::V6(_) => None,
+            .map(|backend| {
+                let address = backend.socket_address();
+                // One that takes no new flows is not in the table.
+                let share = of_takers.get(&address).copied();
+                let is_ill = share.is_none() && shares.get(&address) == Some(&0);
+                // Down by either, it keeps its TCP connections; UDP flows, which do not end by themselves, go elsewhere.
+                let state = if is_ill { State::Down } else { state(backend.state) };
+                BackendSpec { address, state, share: share.unwrap_or(FULL_SHARE) }
             })
             .collect();
-        let table = self.tables.get(Roster::new(members(frontend.eligible_for_node(view))));
+        let table = self.tables.get(Roster::new(members(takers.iter().map(|(backend, _)| *backend))));
         // The table counts those that take new flows, the data plane all it may meet packets of.
-        let positions: HashMap<SocketAddrV4, u32> = backends.iter().map(|backend| backend.address).zip(0..).collect();
-        let position = |address: SocketAddr| match address {
-            SocketAddr::V4(address) => positions.get(&address).copied(),
-            SocketAddr::V6(_) => None,
-        };
-        let members: Vec<Option<u32>> = table.members().iter().map(|member| position(member.address)).collect();
+        let positions: HashMap<SocketAddr, u32> = backends.iter().map(|backend| backend.address).zip(0..).collect();
+        let members: Vec<Option<u32>> =
+            table.members().iter().map(|member| positions.get(&member.address).copied()).collect();
         let spec = FrontendSpec {
             key,
             source_affinity: matches!(frontend.affinity, Affinity::ClientIp { .. }),
             direct: frontend.forwarding.unwrap_or(node.forwarding) == Forwarding::Direct,
+            rewrite_source: frontend.rewrite_source,
+            source_ranges: frontend.source_ranges.to_vec(),
+            limits: limits(frontend),
             backends,
             table: table.slots().iter().filter_map(|slot| *members.get(*slot as usize)?).collect(),
         };
-        Built { from: Arc::clone(frontend), node: node.clone(), spec, _table: table }
+        Built { from: Arc::clone(frontend), node: node.clone(), shares, spec, _table: table }
     }
 }
 
-/// The VIPs this node owns: IPv4 addresses it is to announce at layer 2, each with the interfaces it is limited to, if
-/// any. What is announced by BGP is nobody's own, and no speaker carries it yet.
+/// The backends a table is made of, those nearest among the healthy, each with its share. Its own look at what is left of
+/// them comes last: only here it is certain who is beside whom, while what the checks say may be older than the endpoints.
+fn takers<'a>(frontend: &'a Frontend, node: NodeView<'a>, reduced: &Shares) -> Vec<(&'a Backend, u8)> {
+    let share = |backend: &Backend| reduced.get(&backend.socket_address()).copied().unwrap_or(FULL_SHARE);
+    let (_, chosen) = frontend.choice_of_healthy(node, |backend| share(backend) > 0);
+    let mut portions: Vec<Portion> =
+        chosen.iter().map(|backend| Portion { weight: backend.weight.get().into(), share: share(backend) }).collect();
+    relieve(&mut portions);
+    chosen.into_iter().zip(portions.into_iter().map(|portion| portion.share)).collect()
+}
+
+/// What the frontend may take, together with the service's others.
+fn limits(frontend: &Frontend) -> Option<Limits> {
+    let limits = frontend.limits;
+    (!limits.is_none()).then(|| Limits {
+        shared_by: frontend.service.to_string().into(),
+        flows: limits.max_connections,
+        rate: limits.connection_rate.map(|rate| (rate.per_second, rate.burst)),
+    })
+}
+
+/// The VIPs this node owns: addresses it is to announce at layer 2, each with the interfaces it is limited to, if any. What is announced by BGP is nobody's own, and no speaker carries it yet.
 #[must_use]
-pub fn owned(plan: &Plan, node: &str) -> BTreeMap<Ipv4Addr, Option<Vec<String>>> {
+pub fn owned(plan: &Plan, node: &str) -> BTreeMap<IpAddr, Option<Vec<String>>> {
     plan.announcements
         .values()
         .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)
         .filter(|announcement| announcement.nodes.iter().any(|owner| **owner == *node))
-        .filter_map(|announcement| match announcement.address {
-            IpAddr::V4(address) => Some((address, announcement.interfaces.clone())),
-            IpAddr::V6(_) => None,
-        })
+        .map(|announcement| (announcement.address, announcement.interfaces.clone()))
         .collect()
 }
 
 /// The data plane's key of a frontend, or the named reason why it carries none.
 ///
 /// # Errors
-/// `ipv6_not_carried`, `sctp_not_carried`.
+/// `sctp_not_carried`.
 pub fn frontend_key(frontend: &Frontend) -> Result<FrontendKey, &'static str> {
-    let IpAddr::V4(address) = frontend.address else { return Err("ipv6_not_carried") };
     let protocol = match frontend.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
         Protocol::Sctp => return Err("sctp_not_carried"),
     };
-    Ok(FrontendKey { address: address.octets(), port: frontend.port.to_be_bytes(), protocol, pad: 0 })
+    Ok(FrontendKey::new(frontend.address, frontend.port, protocol))
+}
+
+/// The Plan's key of a frontend that the data plane carries.
+#[must_use]
+pub fn plan_key(key: &FrontendKey) -> Option<frontends::FrontendKey> {
+    let protocol = match key.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(frontends::FrontendKey { address: key.address.ip(), port: key.port(), protocol })
 }
 
 const fn state(state: BackendState) -> State {
@@ -170,14 +230,18 @@ const fn state(state: BackendState) -> State {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_health::BackendHealth;
     use evenkeel_plan::{
         Memory, World, plan,
         range::IpFamily,
         world::{
-            BgpAdvertisement, BgpPeer, Endpoint, EndpointPort, EndpointSlice, Hints, IpAddressPool, L2Advertisement,
-            Neighbor, Node, ObjectName, PeerAsn, Service, ServicePort, TrafficDistribution, TrafficPolicy, Weight,
+            BgpAdvertisement, BgpPeer, Endpoint, EndpointPort, EndpointSlice, HealthCheck, HealthProbe, Hints,
+            IpAddressPool, L2Advertisement, Neighbor, Node, ObjectName, PeerAsn, Service, ServicePort,
+            TrafficDistribution, TrafficPolicy, Weight,
         },
     };
+
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -233,8 +297,12 @@ mod tests {
 
     /// The addresses a table leads to.
     fn reachable(spec: &FrontendSpec) -> Vec<u8> {
+        let last = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
         let mut last: Vec<u8> =
-            spec.table.iter().map(|index| spec.backends[*index as usize].address.ip().octets()[3]).collect();
+            spec.table.iter().map(|index| last(spec.backends[*index as usize].address.ip())).collect();
         last.sort_unstable();
         last.dedup();
         last
@@ -329,6 +397,56 @@ mod tests {
         assert_eq!(reached(Some("a")), [1]);
         assert_eq!(reached(Some("b")), [2], "a node may change its zone");
         assert_eq!(reached(None), [1, 2]);
+    }
+
+    #[test]
+    fn new_flows_keep_away_from_those_that_health_checks_found_ill() {
+        let endpoints = (1..=3).map(|last| endpoint(last, true, true, false)).collect();
+        let mut world = world(TrafficPolicy::Cluster, endpoints);
+        let name = ObjectName::new("default", "web");
+        let service = Arc::make_mut(world.services.get_mut(&name).unwrap());
+        service.health = Some(HealthCheck::new(HealthProbe::Tcp).into());
+        let key = plan(&world, &Memory::default()).frontends.values().next().unwrap().key();
+        let mut desired = Desired::default();
+        let mut reached = |shares: &[(u8, u8)]| {
+            let health = shares.iter().map(|(last, share)| {
+                let health = BackendHealth {
+                    share: *share,
+                    state: if *share == 0 { evenkeel_health::State::Down } else { evenkeel_health::State::Warming },
+                    is_last_resort: false,
+                    is_ejected: false,
+                    failure: None,
+                    not_checked: None,
+                };
+                (key, SocketAddr::from(([10, 1, 0, *last], 8080)), health)
+            });
+            desired.set_health(Arc::new(health.collect()));
+            let spec = spec(&world, "odd", &mut desired);
+            let states: Vec<State> = spec.backends.iter().map(|backend| backend.state).collect();
+            let shares: Vec<u8> = spec.backends.iter().map(|backend| backend.share).collect();
+            (reachable(&spec), states, shares, desired.work())
+        };
+        const ACTIVE: State = State::Active;
+        let all = |work| (vec![1, 2, 3], vec![ACTIVE; 3], vec![255; 3], work);
+        assert_eq!(reached(&[]), all(Work { frontends: 1, tables: 1 }));
+        assert_eq!(reached(&[(2, 255)]), all(Work { frontends: 1, tables: 1 }), "no difference");
+        let (reachable, states, _, work) = reached(&[(2, 0)]);
+        assert_eq!((reachable, work), (vec![1, 3], Work { frontends: 2, tables: 2 }));
+        assert_eq!(states, [ACTIVE, State::Down, ACTIVE]);
+        let (reachable, states, shares, _) = reached(&[(2, 15)]);
+        assert_eq!((reachable, states, shares), (vec![1, 2, 3], vec![ACTIVE; 3], vec![255, 15, 255]));
+        let nobody = reached(&[(1, 0), (2, 0), (3, 0)]);
+        assert_eq!(nobody, all(Work { frontends: 4, tables: 3 }), "nobody is worse than somebody ill");
+    }
+
+    #[test]
+    fn whose_address_backends_see_is_the_services_choice() {
+        let mut world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
+        let mut desired = Desired::default();
+        assert!(!spec(&world, "odd", &mut desired).rewrite_source);
+        let name = ObjectName::new("default", "web");
+        Arc::make_mut(world.services.get_mut(&name).unwrap()).rewrite_source = true;
+        assert!(spec(&world, "odd", &mut desired).rewrite_source);
     }
 
     #[test]

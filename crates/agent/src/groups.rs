@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
     os::fd::AsRawFd as _,
 };
 
@@ -120,8 +120,14 @@ impl Groups {
 }
 
 /// Removes the lasting entries for these VIPs, which a run has left, from all interfaces.
-pub(crate) fn forget(vips: impl IntoIterator<Item = Ipv6Addr>) -> io::Result<()> {
-    let macs: BTreeSet<Mac> = vips.into_iter().map(|vip| multicast_mac(solicited_node(vip))).collect();
+pub(crate) fn forget(vips: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+    let macs: BTreeSet<Mac> = vips
+        .into_iter()
+        .filter_map(|vip| match vip {
+            IpAddr::V6(vip) => Some(multicast_mac(solicited_node(vip))),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
     if macs.is_empty() {
         return Ok(());
     }

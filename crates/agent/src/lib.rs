@@ -4,22 +4,24 @@
 //! sources ──Update──> Agent::apply ── plan() ── desired::frontends ──> DataPath::set_frontends
 //!                          │                                   └─────> DataPath::set_vips     (what is carried)
 //!                          ├── Groups::set ──> multicast groups                               (what must be heard)
-//!                          └── Announcer::set ──> announce::Sender ──> ARP, NDP               (what is owned)
+//!                          ├── Announcer::set ──> announce::Sender ──> ARP, NDP               (what is owned)
+//!                          └── health::Checker::set ──> shares of new flows ──> desired::frontends
 //! ```
 //!
 //! [`run`] is the loop; [`desired`] is the pure part that turns a Plan into what this node carries.
 
 mod announce;
 pub mod desired;
-#[cfg_attr(not(test), expect(dead_code, reason = "for VIPs of IPv6, which are not carried yet"))]
 mod groups;
+pub mod health;
 mod host;
+mod next_hops;
 mod node;
 pub mod status;
 
-use std::path::PathBuf;
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
-use evenkeel_loader::HookChoice;
+use evenkeel_loader::{HookChoice, Mode};
 use evenkeel_plan::world::Forwarding;
 
 pub use node::run;
@@ -39,16 +41,33 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// The admin socket.
     pub admin_socket: PathBuf,
-    /// Which hook.
-    pub hook: HookChoice,
+    /// Which hooks.
+    pub hooks: HookChoice,
+    /// What to do with packets. `None`: what was done before; at first they are balanced.
+    pub mode: Option<Mode>,
+    /// Addresses that may stand for clients' where sources are rewritten. Empty: those of the attached interfaces.
+    pub sources: Vec<IpAddr>,
+    /// Ports that may stand for clients'.
+    pub source_ports: RangeInclusive<u16>,
     /// Forwarding of services that do not choose.
     pub forwarding: Forwarding,
-    /// Entries of a new flow table; a connection takes two. `None`: the default.
-    pub flow_entries: Option<u32>,
+    /// Flows that a new flow table is to hold. `None`: the default.
+    pub flows: Option<u32>,
     /// Seeds the flow hash when no pinned one exists.
     pub hash_seed: u64,
     /// Withdraw, detach and remove the pins at the end, instead of leaving the data path up.
     pub detach: bool,
+}
+
+/// Removes what an ended run of a node left on this machine: the data path, and what lets its VIPs be heard. `false`: there
+/// was nothing.
+///
+/// # Errors
+/// While an agent drives the node, or when something cannot be removed.
+pub fn uninstall(node: &str) -> Result<bool, Error> {
+    let Some(vips) = evenkeel_loader::uninstall(node)? else { return Ok(false) };
+    groups::forget(vips).map_err(Error::Groups)?;
+    Ok(true)
 }
 
 /// Why the node cannot run.
@@ -74,6 +93,15 @@ pub enum Error {
     /// Frames cannot be sent.
     #[error("cannot open a packet socket to announce VIPs: {0}")]
     PacketSocket(std::io::Error),
+    /// The kernel does not say when routes and neighbours change.
+    #[error("cannot follow the kernel's routes and neighbours: {0}")]
+    NextHops(std::io::Error),
+    /// Health checks cannot be started.
+    #[error("cannot start health checks: {0}")]
+    Checker(std::io::Error),
+    /// What lets VIPs be heard could not be removed.
+    #[error("cannot leave the multicast groups of the VIPs: {0}")]
+    Groups(std::io::Error),
     /// The host's forwarding could not be switched on.
     #[error("{0}")]
     Host(#[from] host::Error),

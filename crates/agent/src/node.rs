@@ -3,18 +3,23 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use evenkeel_loader::{DataPath, Interface, Options, Others};
+use evenkeel_health::{
+    Group, View,
+    passive::{Observation, Symptom},
+};
+use evenkeel_loader::{DataPath, Failure, Hook, Interface, Mode, Observed, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
 use evenkeel_neighbor::{Announcer, Due};
 use evenkeel_plan::{
     Event, Memory, Plan, Planner, Severity,
     event::EventReason,
-    frontends::NodeView,
+    frontends::{self, NodeView},
     world::{Gaps, Node},
 };
 use evenkeel_process::admin;
@@ -29,7 +34,10 @@ use crate::{
     Config, Error,
     announce::Sender,
     desired::{self, Desired, NotCarried},
+    groups::{self, Groups},
+    health::Checker,
     host,
+    next_hops::NextHops,
     status::{self, Status},
 };
 
@@ -37,6 +45,8 @@ use crate::{
 const INTERFACE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often slots of backends that are gone are freed.
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often flows are looked at for backends that fail their clients, where a service asks for that.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Carries out every update until `shutdown`. `ready` is called once, when every VIP this node should carry is carried
 /// and announced.
@@ -49,6 +59,7 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
+    let mut next_hops = NextHops::listen().map_err(Error::NextHops)?;
     let mut node = NodeAgent::open(config)?;
     let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(8);
     let admin = bind(&node.config.admin_socket).await?;
@@ -65,9 +76,12 @@ pub async fn run(
     // The receiver holds a first state that counts as seen.
     updates.mark_changed();
     let mut ended = false;
+    let mut follows_kernel = true;
+    let mut health = node.checker.view();
     let mut ready = Some(ready);
     let mut interfaces = every(INTERFACE_INTERVAL);
     let mut reap = every(REAP_INTERVAL);
+    let mut observe = every(OBSERVE_INTERVAL);
     loop {
         let next_announcement = node.announcer.next_due();
         tokio::select! {
@@ -82,16 +96,29 @@ pub async fn run(
                     ended = true;
                 }
             },
+            Ok(()) = health.changed() => {
+                let view = Arc::clone(&health.borrow_and_update());
+                node.heed(view);
+            }
             Some(reply) = asked.recv() => {
                 // Whoever asked may have gone.
                 let _ = reply.send(node.status());
             }
+            changed = next_hops.changed(), if follows_kernel => match changed {
+                Ok(()) => node.data_path.forget_next_hops(),
+                Err(error) => {
+                    tracing::error!(%error, "cannot follow the kernel any more: packets follow routes a second late");
+                    follows_kernel = false;
+                }
+            },
             () = sleep_until(next_announcement) => node.announce(),
             _ = interfaces.tick() => {
                 node.look_at_interfaces();
+                node.look_at_mode();
                 node.finish();
             }
             _ = reap.tick() => node.reap(),
+            _ = observe.tick(), if !node.suspects.is_empty() => node.observe(),
         }
         if node.is_ready()
             && let Some(ready) = ready.take()
@@ -102,6 +129,9 @@ pub async fn run(
     // The admin socket goes before the data path does.
     let _ = admin.await;
     if node.config.detach {
+        if let Err(error) = groups::forget(node.answered) {
+            tracing::warn!(%error, "cannot leave the multicast groups of the VIPs");
+        }
         node.data_path.uninstall()?;
     }
     Ok(())
@@ -153,9 +183,15 @@ fn tell_event(event: &Event) {
 struct NodeAgent {
     config: Config,
     data_path: DataPath,
+    /// What the programs did with packets at the last look.
+    mode: Mode,
     announcer: Announcer,
     sender: Sender,
+    groups: Groups,
     planner: Planner,
+    checker: Checker,
+    /// What health checks say.
+    health: Arc<View>,
     /// The memory as it is on disk.
     saved: Memory,
     /// Why the memory is not on disk.
@@ -180,27 +216,38 @@ struct NodeAgent {
     /// Frontends that are not carried at all.
     failed: Vec<FrontendKey>,
     /// VIPs this node answers for.
-    answered: BTreeSet<Ipv4Addr>,
+    answered: BTreeSet<IpAddr>,
+    /// Frontends whose backends may be ejected for what their flows meet with.
+    suspects: HashSet<FrontendKey>,
 }
 
 impl NodeAgent {
     /// Gets hold of everything the node needs, and changes nothing that packets meet.
     fn open(config: Config) -> Result<Self, Error> {
         let mut options = Options::new(&config.node, config.hash_seed);
-        options.hook = config.hook;
-        if let Some(entries) = config.flow_entries {
-            options.flow_entries = entries;
+        options.hooks = config.hooks.clone();
+        options.mode = config.mode;
+        options.source_ports = config.source_ports.clone();
+        if let Some(flows) = config.flows {
+            options.flows = flows;
         }
+        options.sources =
+            if config.sources.is_empty() { host::addresses(&config.interfaces) } else { config.sources.clone() };
         let memory = state::load(&config.state_directory)?;
         // At the start a missing interface is a mistake to tell at once; later it is an event to wait out.
         let interfaces = config.interfaces.iter().map(|name| Interface::look_up(name)).collect::<Result<_, _>>()?;
+        let data_path = DataPath::open(&options)?;
         Ok(Self {
-            data_path: DataPath::open(&options)?,
+            mode: data_path.mode(),
+            data_path,
             announcer: Announcer::default(),
             sender: Sender::open().map_err(Error::PacketSocket)?,
             saved: memory.clone(),
+            groups: Groups::default(),
             unsaved: None,
             planner: Planner::new(memory),
+            checker: Checker::start().map_err(Error::Checker)?,
+            health: Arc::default(),
             desired: Desired::default(),
             interfaces,
             missing: HashSet::new(),
@@ -212,6 +259,7 @@ impl NodeAgent {
             behind: false,
             failed: Vec::new(),
             answered: BTreeSet::new(),
+            suspects: HashSet::new(),
             config,
         })
     }
@@ -223,11 +271,14 @@ impl NodeAgent {
         for interface in &self.interfaces {
             self.tell_attached(interface);
         }
+        if self.mode != Mode::Active {
+            tracing::warn!(mode = self.mode.name(), "packets are not balanced: `evenkeel mode active` changes that");
+        }
         Ok(())
     }
 
     fn tell_attached(&self, interface: &Interface) {
-        let hook = self.data_path.hook().name();
+        let hook = self.data_path.hook(interface).map_or("none", Hook::name);
         let link = if interface.running { "up" } else { "down" };
         tracing::info!(interface = interface.name, index = interface.index, link, hook, "attached");
     }
@@ -261,6 +312,16 @@ impl NodeAgent {
             }
         }
         self.tell(problems);
+        let view = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
+        self.checker.set(plan.frontends.values().filter_map(|frontend| Group::of(frontend, view)).collect());
+        let ejects =
+            |frontend: &frontends::Frontend| frontend.health.as_ref().is_some_and(|health| health.passive_ejection);
+        self.suspects = plan
+            .frontends
+            .values()
+            .filter(|frontend| ejects(frontend))
+            .filter_map(|frontend| desired::frontend_key(frontend).ok())
+            .collect();
         self.plan = Some(plan);
         // An address is remembered before anybody can hear of it.
         self.save();
@@ -271,6 +332,38 @@ impl NodeAgent {
             problems = self.problems.len() + self.obstacles.len(),
             "carried out"
         );
+    }
+
+    /// Gives backends the shares that health checks leave them.
+    fn heed(&mut self, health: Arc<View>) {
+        self.desired.set_health(Arc::clone(&health));
+        self.health = health;
+        self.carry();
+    }
+
+    /// Tells the health checks what backends did to their clients.
+    fn observe(&mut self) {
+        let observed = match self.data_path.observe(&self.suspects) {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see how backends treat their clients");
+                return;
+            }
+        };
+        for Observed { frontend, backend, answered, failures } in observed {
+            let Some(key) = desired::plan_key(&frontend) else { continue };
+            if answered {
+                self.checker.observe(key, backend, Observation::Success);
+            }
+            for (source, failure) in failures {
+                let symptom = match failure {
+                    Failure::Reset => Symptom::RstToSyn,
+                    Failure::Unreachable => Symptom::IcmpUnreachable,
+                    Failure::Silence => Symptom::SynUnanswered,
+                };
+                self.checker.observe(key, backend, Observation::Failure { source, symptom });
+            }
+        }
     }
 
     /// Logs the problems that are new.
@@ -319,7 +412,7 @@ impl NodeAgent {
         // One that is carried goes on by its former table: no reason to take its VIP away.
         self.failed = failures.iter().map(|(key, _)| *key).filter(|key| !self.data_path.carries(*key)).collect();
         for (key, error) in failures {
-            obstacles.push(format!("{}: {error}", SocketAddrV4::new(key.address.into(), u16::from_be_bytes(key.port))));
+            obstacles.push(format!("{}: {error}", SocketAddr::new(key.address.ip(), key.port())));
         }
         self.own(now, &mut obstacles);
         for new in obstacles.iter().filter(|text| !self.obstacles.contains(text)) {
@@ -347,24 +440,18 @@ impl NodeAgent {
     fn own(&mut self, now: Instant, obstacles: &mut Vec<String>) {
         let Some(plan) = &self.plan else { return };
         let owned = desired::owned(plan, &self.config.node);
-        let mut vips: HashMap<Ipv4Addr, Vip> = plan
-            .frontends
-            .values()
-            .filter_map(|frontend| match frontend.address {
-                IpAddr::V4(address) => Some((address, Vip { answer_on: 0 })),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        let mut vips: HashMap<IpAddr, Vip> =
+            plan.frontends.values().map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
         let mut due = Vec::new();
         for (address, only_on) in owned {
-            if self.failed.iter().any(|key| key.address == address.octets()) {
+            if self.failed.iter().any(|key| key.address.ip() == address) {
                 continue;
             }
             let Some(vip) = vips.get_mut(&address) else { continue };
             for interface in &self.interfaces {
                 if only_on.as_ref().is_none_or(|names| names.contains(&interface.name)) {
                     vip.answer_on |= self.data_path.answer_bit(interface);
-                    due.push(Due { address: address.into(), interface: interface.index });
+                    due.push(Due { address, interface: interface.index });
                 }
             }
             if vip.answer_on == 0 {
@@ -378,6 +465,19 @@ impl NodeAgent {
             return;
         }
         self.answered = vips.iter().filter(|(_, vip)| vip.answer_on != 0).map(|(address, _)| *address).collect();
+        let interface = |index: u32| self.interfaces.iter().find(|interface| interface.index == index);
+        let heard = due.iter().filter_map(|due| match due.address {
+            IpAddr::V6(vip) => Some((vip, interface(due.interface)?)),
+            IpAddr::V4(_) => None,
+        });
+        for failure in self.groups.set(heard) {
+            obstacles.push(failure.to_string());
+            self.behind = true;
+        }
+        if self.data_path.mode() == Mode::Observe {
+            // Nobody is to be attracted to what is only counted.
+            due.clear();
+        }
         self.announcer.set(due, now);
         self.announce();
     }
@@ -440,10 +540,17 @@ impl NodeAgent {
         }
     }
 
-    fn reap(&mut self) {
-        if let Err(error) = self.data_path.reap() {
-            tracing::warn!(%error, "cannot look for slots to free");
+    /// Tells when the mode was switched from outside.
+    fn look_at_mode(&mut self) {
+        let mode = self.data_path.mode();
+        if mode != self.mode {
+            tracing::warn!(mode = mode.name(), was = self.mode.name(), "the mode was switched");
+            self.mode = mode;
         }
+    }
+
+    fn reap(&mut self) {
+        self.data_path.reap();
     }
 
     fn is_ready(&self) -> bool {
@@ -457,6 +564,7 @@ impl NodeAgent {
             data_path: &self.data_path,
             interfaces: &self.interfaces,
             plan: self.plan.as_ref(),
+            health: &self.health,
             announced: &self.answered,
             forwarding: self.config.forwarding,
             problems: self.problems.iter().chain(&self.obstacles).chain(&self.unsaved).cloned().collect(),

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use evenkeel_loader::{BackendFlows, DataPath};
-use evenkeel_maps::FrontendKey;
+use evenkeel_health::{BackendHealth, State, View};
+use evenkeel_loader::{BackendUse, BackendUses, DataPath, Hook};
+use evenkeel_maps::{FrontendKey, Outcome};
 use evenkeel_plan::{Plan, frontends, world::Forwarding};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,12 @@ pub struct Status {
     pub node: String,
     /// Whether every VIP this node should carry is carried and announced.
     pub ready: bool,
-    /// `tcx` or `clsact`.
-    pub hook: String,
+    /// `active`, `observe` or `bypass`.
+    pub mode: String,
+    /// How full the flow table is.
+    pub flow_table: FlowTable,
+    /// How often the programs were made to ask the kernel anew for next hops, because routes or neighbours changed.
+    pub next_hop_epoch: u32,
     /// Interfaces the programs are attached to.
     pub interfaces: Vec<Interface>,
     /// VIPs by address.
@@ -46,6 +51,50 @@ pub struct Interface {
     pub index: u32,
     /// Its hardware address, as `02:00:00:00:00:01`.
     pub mac: String,
+    /// `tcx`, `clsact`, `xdp` or `xdp-generic`; none while nothing is attached.
+    pub hook: Option<String>,
+    /// Packets by outcome on this interface.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// Flows it has a record of.
+    pub flows: u64,
+    /// Flows it was made for.
+    pub capacity: u64,
+    /// Bytes of kernel memory.
+    pub bytes: u64,
+}
+
+/// Packets and bytes (whole frames) of a backend, since it got its slot, or of all behind a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+    }
+}
+
+impl From<evenkeel_maps::Traffic> for Traffic {
+    fn from(traffic: evenkeel_maps::Traffic) -> Self {
+        let evenkeel_maps::Traffic { packets_in, bytes_in, packets_out, bytes_out } = traffic;
+        Self { packets_in, bytes_in, packets_out, bytes_out }
+    }
 }
 
 /// A VIP.
@@ -57,6 +106,10 @@ pub struct Vip {
     pub owner: Option<String>,
     /// Whether this node answers for it.
     pub announced: bool,
+    /// Live flows of all its frontends.
+    pub flows: u64,
+    /// What went through all its frontends.
+    pub traffic: Traffic,
 }
 
 /// A frontend.
@@ -72,6 +125,8 @@ pub struct Frontend {
     pub service: String,
     /// `direct` or `stack`.
     pub forwarding: String,
+    /// Packets it did not take, by reason.
+    pub refused: BTreeMap<String, u64>,
     /// Its backends, those last that are no longer endpoints but still have flows.
     pub backends: Vec<Backend>,
 }
@@ -85,10 +140,53 @@ pub struct Backend {
     pub port: u16,
     /// The node it runs on.
     pub node: Option<String>,
-    /// `active`, `drain` or `down`.
+    /// `active`, `drain` or `down`; by what health checks say, also `warming`.
     pub state: String,
+    /// What health checks say, if this node checks it and there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Live flows.
     pub flows: u64,
+    /// What went to it and came from it.
+    pub traffic: Traffic,
+}
+
+/// What health checks say of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// How much it takes of the new flows that fall to it: 0 none, 255 all.
+    pub share: u8,
+    /// Why the last check failed, such as `health_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the last check met with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// It is down because of what clients met with, confirmed by one check.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ejected: bool,
+    /// It is down and serves all the same, because all others are down too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_resort: bool,
+    /// Why this host cannot check it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_checked: Option<String>,
+}
+
+impl Health {
+    /// `None` of a backend that is well, of which there is nothing to say.
+    fn of(health: &BackendHealth) -> Option<Self> {
+        let BackendHealth { share, state, is_last_resort, is_ejected, failure, not_checked } = health;
+        let is_well = *state == State::Active && failure.is_none() && not_checked.is_none();
+        (!is_well).then(|| Self {
+            share: *share,
+            reason: failure.as_ref().map(|failure| failure.reason.name().to_owned()),
+            error: failure.as_ref().map(|failure| failure.detail.clone()),
+            ejected: *is_ejected,
+            last_resort: *is_last_resort,
+            not_checked: not_checked.clone(),
+        })
+    }
 }
 
 /// What the status is made of.
@@ -98,8 +196,9 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) data_path: &'a DataPath,
     pub(crate) interfaces: &'a [evenkeel_loader::Interface],
     pub(crate) plan: Option<&'a Plan>,
+    pub(crate) health: &'a View,
     /// VIPs this node answers for.
-    pub(crate) announced: &'a BTreeSet<Ipv4Addr>,
+    pub(crate) announced: &'a BTreeSet<IpAddr>,
     /// Forwarding of services that do not choose.
     pub(crate) forwarding: Forwarding,
     pub(crate) problems: Vec<String>,
@@ -113,29 +212,46 @@ impl Snapshot<'_> {
             or_problem(error);
             Vec::new()
         });
-        let flows = self.data_path.backend_flows().unwrap_or_else(|error| {
+        let uses = self.data_path.backend_uses().unwrap_or_else(|error| {
             or_problem(error);
-            BackendFlows::new()
+            BackendUses::new()
+        });
+        let interfaces = self.interfaces.iter().map(|interface| {
+            let counters = self.data_path.interface_counters(interface).unwrap_or_default();
+            Interface {
+                name: interface.name.clone(),
+                index: interface.index,
+                mac: interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
+                hook: self.data_path.hook(interface).map(Hook::name).map(str::to_owned),
+                counters: by_name(counters),
+            }
         });
         let tombstones = self.data_path.tombstones();
+        let refusals = self.data_path.refusals();
         let frontends = self.plan.into_iter().flat_map(|plan| plan.frontends.values());
+        let frontends: Vec<Frontend> = frontends
+            .map(|frontend| {
+                let key = frontend_key(frontend).ok();
+                let refused = key.and_then(|key| refusals.get(&key).cloned()).unwrap_or_default();
+                Frontend { refused: by_name(refused), ..self.frontend(frontend, key, &uses, &tombstones) }
+            })
+            .collect();
+        let table = self.data_path.flow_table();
         Status {
             node: self.node.to_owned(),
             ready: self.ready,
-            hook: self.data_path.hook().name().to_owned(),
-            interfaces: self.interfaces.iter().map(interface).collect(),
-            vips: self.vips(),
-            frontends: frontends.map(|frontend| self.frontend(frontend, &flows, &tombstones)).collect(),
-            counters: counters
-                .into_iter()
-                .filter(|(_, packets)| *packets > 0)
-                .map(|(outcome, packets)| (outcome.name().to_owned(), packets))
-                .collect(),
+            mode: self.data_path.mode().name().to_owned(),
+            flow_table: FlowTable { flows: table.flows, capacity: table.capacity, bytes: table.bytes },
+            next_hop_epoch: self.data_path.next_hop_epoch(),
+            interfaces: interfaces.collect(),
+            vips: self.vips(&frontends),
+            frontends,
+            counters: by_name(counters),
             problems,
         }
     }
 
-    fn vips(&self) -> Vec<Vip> {
+    fn vips(&self, frontends: &[Frontend]) -> Vec<Vip> {
         let Some(plan) = self.plan else { return Vec::new() };
         let at_layer_2 =
             plan.announcements.values().map(|announcement| (announcement.address, announcement.nodes.first()));
@@ -143,10 +259,20 @@ impl Snapshot<'_> {
         let by_bgp = plan.bgp.announcements.keys().map(|address| (*address, None));
         // An address that both announce is listed with its owner.
         let owners: BTreeMap<IpAddr, Option<&Arc<str>>> = by_bgp.chain(at_layer_2).collect();
-        let vip = |(address, owner): (IpAddr, Option<&Arc<str>>)| Vip {
-            address: address.to_string(),
-            owner: owner.map(ToString::to_string),
-            announced: matches!(address, IpAddr::V4(address) if self.announced.contains(&address)),
+        let vip = |(address, owner): (IpAddr, Option<&Arc<str>>)| {
+            let mut vip = Vip {
+                address: address.to_string(),
+                owner: owner.map(ToString::to_string),
+                announced: self.announced.contains(&address),
+                flows: 0,
+                traffic: Traffic::default(),
+            };
+            let own = frontends.iter().filter(|frontend| frontend.address == vip.address);
+            for backend in own.flat_map(|frontend| &frontend.backends) {
+                vip.flows += backend.flows;
+                vip.traffic.add(backend.traffic);
+            }
+            vip
         };
         owners.into_iter().map(vip).collect()
     }
@@ -154,46 +280,54 @@ impl Snapshot<'_> {
     fn frontend(
         &self,
         frontend: &frontends::Frontend,
-        flows: &BackendFlows,
-        tombstones: &[(FrontendKey, SocketAddrV4)],
+        key: Option<FrontendKey>,
+        uses: &BackendUses,
+        tombstones: &[(FrontendKey, SocketAddr)],
     ) -> Frontend {
-        let key = frontend_key(frontend).ok();
-        let flows_of = |address: SocketAddrV4| key.and_then(|key| flows.get(&(key, address)).copied()).unwrap_or(0);
+        let use_of = |address: SocketAddr| -> BackendUse {
+            key.and_then(|key| uses.get(&(key, address)).copied()).unwrap_or_default()
+        };
+        let health_of = |backend: &frontends::Backend| self.health.get(&frontend.key(), backend.socket_address());
         let endpoints = frontend.backends.iter().map(|backend| Backend {
             address: backend.address.to_string(),
             port: backend.port,
             node: backend.node.clone(),
-            state: backend.state.to_string(),
-            flows: match backend.address {
-                IpAddr::V4(address) => flows_of(SocketAddrV4::new(address, backend.port)),
-                IpAddr::V6(_) => 0,
+            state: match health_of(backend).map(|health| health.state) {
+                // What its endpoint says is the narrower bound of the two, or they agree.
+                Some(state) if backend.state == frontends::BackendState::Active => state.to_string(),
+                _ => backend.state.to_string(),
             },
+            health: health_of(backend).and_then(Health::of),
+            flows: use_of(backend.socket_address()).flows,
+            traffic: use_of(backend.socket_address()).traffic.into(),
         });
         // No longer endpoints, but their established flows go on: they drain.
-        let leftover = tombstones.iter().filter(|(owner, address)| Some(*owner) == key && flows_of(*address) > 0).map(
-            |(_, address)| Backend {
+        let leftover = tombstones
+            .iter()
+            .filter(|(owner, address)| Some(*owner) == key && use_of(*address).flows > 0)
+            .map(|(_, address)| Backend {
                 address: address.ip().to_string(),
                 port: address.port(),
                 node: None,
                 state: frontends::BackendState::Drain.to_string(),
-                flows: flows_of(*address),
-            },
-        );
+                health: None,
+                flows: use_of(*address).flows,
+                traffic: use_of(*address).traffic.into(),
+            });
         Frontend {
             address: frontend.address.to_string(),
             port: frontend.port,
             protocol: frontend.protocol.to_string(),
             service: frontend.service.to_string(),
             forwarding: frontend.forwarding.unwrap_or(self.forwarding).to_string(),
+            refused: BTreeMap::new(),
             backends: endpoints.chain(leftover).collect(),
         }
     }
 }
 
-fn interface(interface: &evenkeel_loader::Interface) -> Interface {
-    Interface {
-        name: interface.name.clone(),
-        index: interface.index,
-        mac: interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
-    }
+/// Counters by name; what never happened is left out.
+fn by_name(counters: Vec<(Outcome, u64)>) -> BTreeMap<String, u64> {
+    let happened = counters.into_iter().filter(|(_, packets)| *packets > 0);
+    happened.map(|(outcome, packets)| (outcome.name().to_owned(), packets)).collect()
 }

@@ -18,6 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(command::demo::Args),
+    Mode(command::mode::Args),
     Plan(command::plan::Args),
     Probe(command::probe::Args),
     Run(Box<command::run::Args>),
@@ -28,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => command::demo::run(&args),
+        Command::Mode(args) => command::mode::run(&args),
         Command::Plan(args) => command::plan::run(&args),
         Command::Probe(args) => command::probe::run(&args),
         Command::Run(args) => command::run::run(&args),

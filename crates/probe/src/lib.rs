@@ -17,7 +17,6 @@
 mod cause;
 mod config;
 mod datagram;
-mod dns;
 mod engine;
 #[doc(hidden)]
 pub mod fuzz;
@@ -36,8 +35,9 @@ mod windows;
 
 pub use cause::Cause;
 pub use config::{Close, Config, ConfigError, Lane, LaneKind, LaneOptions, Rate, Target, TargetError, TlsVerify};
-pub use dns::QuestionError;
 pub use engine::TlsError;
+use evenkeel_dns as dns;
+pub use evenkeel_dns::QuestionError;
 pub use latency::Latency;
 pub use measure::{InvalidReason, LaneMeasurement, Measurement};
 pub use prober::Prober;

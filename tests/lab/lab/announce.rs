@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     Test,
     client::{self, Capture, Session},
-    world::{self, HTTP, POOL_FILE, SOON, Setup, TCP, VIP, World, vip},
+    world::{self, HTTP, POOL_FILE, SOON, Setup, TCP, VIP, VIP6, World, mac_of, vip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -79,7 +79,7 @@ fn what_cannot_be_carried(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(named, "{status:#}");
     let vips = status["vips"].as_array().into_iter().flatten();
     let announced = vips.filter(|vip| vip["announced"] == true).map(|vip| &vip["address"]).collect::<Vec<_>>();
-    ensure!(announced == [&VIP.to_string()], "{status:#}");
+    ensure!(announced == [&VIP.to_string(), &VIP6.to_string()], "{status:#}");
     Ok(())
 }
 
@@ -204,12 +204,4 @@ fn make_uplink(world: &mut World) -> anyhow::Result<()> {
 
 fn has_interface(status: &Value, name: &str) -> bool {
     status["interfaces"].as_array().into_iter().flatten().any(|interface| interface["name"] == name)
-}
-
-/// The hardware address of an interface of the node.
-fn mac_of(world: &World, interface: &str) -> anyhow::Result<Mac> {
-    let path = format!("/sys/class/net/{interface}/address");
-    let text = world.lab.node.enter(|| fs::read_to_string(path))??;
-    let bytes: Vec<u8> = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    Ok(Mac::try_from(bytes.as_slice())?)
 }

@@ -1,21 +1,23 @@
-//! A client that knows what it got from whom: single requests, long-lived connections, and the ARP frames it hears.
+//! A client that knows what it got from whom: single requests, long-lived connections, and the frames it hears.
 
 use std::{
+    fmt::Debug,
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use evenkeel_lab::Namespace;
-use evenkeel_neighbor::ArpFrame;
+use evenkeel_neighbor::{ArpFrame, NdpFrame, ndp::ParseError};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::world::{SOON, UDP, eventually};
 
-/// `ETH_P_ARP` of linux/if_ether.h.
+/// `ETH_P_ARP` and `ETH_P_IPV6` of linux/if_ether.h.
 const ARP: u16 = 0x0806;
+const IPV6: u16 = 0x86dd;
 
 /// A TCP connection to a server that says its name and then echoes.
 pub(crate) struct Session {
@@ -26,8 +28,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn open(client: &Namespace, target: SocketAddrV4) -> anyhow::Result<Self> {
-        let stream = client.enter(|| TcpStream::connect_timeout(&SocketAddr::V4(target), SOON))??;
+    pub(crate) fn open(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Self> {
+        let target = target.into();
+        let stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
         stream.set_read_timeout(Some(SOON))?;
         let mut session = Self { stream: BufReader::new(stream), server: String::new(), echoed: 0 };
         session.server = session.line()?;
@@ -35,8 +38,18 @@ impl Session {
     }
 
     /// Opens a number of them.
-    pub(crate) fn open_many(client: &Namespace, target: SocketAddrV4, count: usize) -> anyhow::Result<Vec<Self>> {
+    pub(crate) fn open_many(
+        client: &Namespace,
+        target: impl Into<SocketAddr>,
+        count: usize,
+    ) -> anyhow::Result<Vec<Self>> {
+        let target = target.into();
         (0..count).map(|_| Self::open(client, target)).collect()
+    }
+
+    /// The client's own port.
+    pub(crate) fn local_port(&self) -> anyhow::Result<u16> {
+        Ok(self.stream.get_ref().local_addr()?.port())
     }
 
     /// Sends a line and gets the same back.
@@ -72,11 +85,19 @@ pub(crate) fn server_met_from(client: &Namespace, port: u16, target: SocketAddrV
 pub(crate) struct Exchange(UdpSocket);
 
 impl Exchange {
-    pub(crate) fn open(client: &Namespace, target: SocketAddrV4) -> anyhow::Result<Self> {
-        let socket = client.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    pub(crate) fn open(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Self> {
+        let target = target.into();
+        let socket = client.enter(|| UdpSocket::bind(any_port(target.ip())))??;
         socket.connect(target)?;
         socket.set_read_timeout(Some(SOON))?;
         Ok(Self(socket))
+    }
+
+    /// Sends a datagram that need not be answered.
+    pub(crate) fn tell(&self) -> anyhow::Result<()> {
+        // An earlier one may have been answered by ICMP, which is reported now.
+        let _ = self.0.send(b"hello").or_else(|_| self.0.send(b"hello"))?;
+        Ok(())
     }
 
     /// Sends a datagram and returns the name of the server that answers.
@@ -113,8 +134,9 @@ impl Answer {
 }
 
 /// `GET /` on a new connection.
-pub(crate) fn get(client: &Namespace, target: SocketAddrV4) -> anyhow::Result<Answer> {
-    let mut stream = client.enter(|| TcpStream::connect_timeout(&SocketAddr::V4(target), SOON))??;
+pub(crate) fn get(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Answer> {
+    let target = target.into();
+    let mut stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
     stream.set_read_timeout(Some(SOON))?;
     let local = stream.local_addr()?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
@@ -125,7 +147,7 @@ pub(crate) fn get(client: &Namespace, target: SocketAddrV4) -> anyhow::Result<An
 }
 
 /// The server that answers now.
-pub(crate) fn server_of(client: &Namespace, target: SocketAddrV4) -> anyhow::Result<String> {
+pub(crate) fn server_of(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<String> {
     Ok(get(client, target)?.header("x-evenkeel-server")?.to_owned())
 }
 
@@ -136,9 +158,10 @@ pub(crate) fn forget_neighbours(client: &Namespace) -> anyhow::Result<()> {
 }
 
 /// Whether somebody answers for `vip` when a client that does not know who has it asks.
-pub(crate) fn is_answered(client: &Namespace, vip: Ipv4Addr) -> anyhow::Result<bool> {
+pub(crate) fn is_answered(client: &Namespace, vip: impl Into<IpAddr>) -> anyhow::Result<bool> {
+    let vip = vip.into();
     forget_neighbours(client)?;
-    let socket = client.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    let socket = client.enter(|| UdpSocket::bind(any_port(vip)))??;
     // Makes the kernel ask.
     socket.send_to(b"who has this address?", (vip, UDP.port))?;
     eventually(&format!("the client's kernel knows whether {vip} is answered for"), || {
@@ -151,52 +174,91 @@ pub(crate) fn is_answered(client: &Namespace, vip: Ipv4Addr) -> anyhow::Result<b
     })
 }
 
-/// The ARP frames that reach a namespace, from when this is made.
-pub(crate) struct Capture(Socket);
+/// What to bind to before sending to an address.
+fn any_port(to: IpAddr) -> SocketAddr {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    SocketAddr::new(any, 0)
+}
 
-impl Capture {
+/// The frames of one protocol that reach a namespace, from when this is made.
+pub(crate) struct Capture<Frame> {
+    socket: Socket,
+    /// `None`: a frame that is not of the protocol.
+    read: fn(&[u8]) -> anyhow::Result<Option<Frame>>,
+}
+
+impl Capture<ArpFrame> {
+    /// Those of ARP.
     pub(crate) fn start(namespace: &Namespace) -> anyhow::Result<Self> {
-        // A socket of one protocol hears what arrives, not what this namespace sends itself.
-        let protocol = Protocol::from(i32::from(ARP.to_be()));
-        let socket = namespace.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(protocol)))??;
-        Ok(Self(socket))
+        Ok(Self { socket: open(namespace, ARP)?, read: |bytes| Ok(Some(ArpFrame::parse(bytes)?)) })
     }
+}
 
+impl Capture<NdpFrame> {
+    /// Neighbour solicitations and advertisements.
+    pub(crate) fn start_ndp(namespace: &Namespace) -> anyhow::Result<Self> {
+        let read = |bytes: &[u8]| match NdpFrame::parse(bytes) {
+            Ok(frame) => Ok(Some(frame)),
+            Err(ParseError::NotIcmpv6(_) | ParseError::Type(_) | ParseError::TooShort(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        Ok(Self { socket: open(namespace, IPV6)?, read })
+    }
+}
+
+/// A socket of one protocol hears what arrives, not what this namespace sends itself.
+fn open(namespace: &Namespace, protocol: u16) -> anyhow::Result<Socket> {
+    let protocol = Protocol::from(i32::from(protocol.to_be()));
+    Ok(namespace.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(protocol)))??)
+}
+
+impl<Frame: Debug> Capture<Frame> {
     /// Waits for a frame.
-    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&ArpFrame) -> bool) -> anyhow::Result<ArpFrame> {
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> anyhow::Result<Frame> {
         let deadline = Instant::now() + SOON;
         let mut others = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.next(left)? {
-                Some(frame) if wanted(&frame) => return Ok(frame),
-                Some(frame) => others.push(frame),
-                None => bail!("no {what} within {SOON:?}, but {others:?}"),
+                Next::Frame(frame) if wanted(&frame) => return Ok(frame),
+                Next::Frame(frame) => others.push(frame),
+                Next::Other => {}
+                Next::Nothing => bail!("no {what} within {SOON:?}, but {others:?}"),
             }
         }
     }
 
     /// All that has arrived by now.
-    pub(crate) fn so_far(&mut self) -> anyhow::Result<Vec<ArpFrame>> {
+    pub(crate) fn so_far(&mut self) -> anyhow::Result<Vec<Frame>> {
         let mut frames = Vec::new();
-        while let Some(frame) = self.next(Duration::ZERO)? {
-            frames.push(frame);
+        loop {
+            match self.next(Duration::ZERO)? {
+                Next::Frame(frame) => frames.push(frame),
+                Next::Other => {}
+                Next::Nothing => return Ok(frames),
+            }
         }
-        Ok(frames)
     }
 
-    fn next(&mut self, patience: Duration) -> anyhow::Result<Option<ArpFrame>> {
-        if patience.is_zero() {
-            self.0.set_nonblocking(true)?;
-        } else {
-            self.0.set_nonblocking(false)?;
-            self.0.set_read_timeout(Some(patience))?;
+    fn next(&mut self, patience: Duration) -> anyhow::Result<Next<Frame>> {
+        self.socket.set_nonblocking(patience.is_zero())?;
+        if !patience.is_zero() {
+            self.socket.set_read_timeout(Some(patience))?;
         }
         let mut bytes = [0; 2048];
-        match self.0.read(&mut bytes) {
-            Ok(length) => Ok(Some(ArpFrame::parse(&bytes[..length])?)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+        match self.socket.read(&mut bytes) {
+            Ok(length) => Ok((self.read)(&bytes[..length])?.map_or(Next::Other, Next::Frame)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Next::Nothing),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What a capture meets with.
+enum Next<Frame> {
+    Frame(Frame),
+    /// A frame that is not of the protocol.
+    Other,
+    /// None in time.
+    Nothing,
 }

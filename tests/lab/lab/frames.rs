@@ -2,10 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context as _, ensure};
-use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
-};
+use anyhow::ensure;
+use etherparse::{ArpOperation, ArpPacket, EtherType, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 /// A frame's Ethernet addresses: from, to.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +27,7 @@ pub(crate) fn udp(macs: Macs, from: SocketAddrV4, to: SocketAddrV4, payload: &[u
 
 /// Flags as in tcpdump: S, A, F, R.
 pub(crate) fn tcp(macs: Macs, from: SocketAddrV4, to: SocketAddrV4, sequence: u32, flags: &str) -> Vec<u8> {
-    tcp_ttl(macs, from, to, sequence, flags, 64)
-}
-
-pub(crate) fn tcp_ttl(
-    macs: Macs,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    sequence: u32,
-    flags: &str,
-    ttl: u8,
-) -> Vec<u8> {
-    let mut builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(from.ip().octets(), to.ip().octets(), ttl).tcp(
+    let mut builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(from.ip().octets(), to.ip().octets(), 64).tcp(
         from.port(),
         to.port(),
         sequence,
@@ -55,12 +42,6 @@ pub(crate) fn tcp_ttl(
         };
     }
     write(|frame| builder.write(frame, b"payload"))
-}
-
-pub(crate) fn echo_request(macs: Macs, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(macs.0, macs.1).ipv4(from.octets(), to.octets(), 64).icmpv4_echo_request(7, 1);
-    write(|frame| builder.write(frame, payload))
 }
 
 pub(crate) fn arp_request(sender: ([u8; 6], Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
@@ -81,14 +62,6 @@ pub(crate) fn arp_request(sender: ([u8; 6], Ipv4Addr), target: Ipv4Addr) -> Vec<
         frame.extend_from_slice(&packet.to_bytes());
     }
     frame
-}
-
-/// Reads an ARP frame: sender, target and operation.
-pub(crate) fn read_arp(frame: &[u8]) -> anyhow::Result<(ArpEthIpv4Packet, [u8; 6])> {
-    let packet = SlicedPacket::from_ethernet(frame)?;
-    let Some(NetSlice::Arp(arp)) = packet.net else { anyhow::bail!("not ARP: {packet:?}") };
-    let destination = frame.get(..6).and_then(|bytes| bytes.try_into().ok()).context("no Ethernet header")?;
-    Ok((ArpEthIpv4Packet::try_from(arp.to_packet())?, destination))
 }
 
 /// Reads a TCP or UDP frame and checks the checksums of IPv4 and of the transport.

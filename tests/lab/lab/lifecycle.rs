@@ -225,13 +225,13 @@ fn a_second_run_is_refused(sandbox: &Sandbox) -> anyhow::Result<()> {
 
 /// What is attached on the node's interfaces.
 #[derive(Debug, PartialEq, Eq)]
-struct Attached {
+pub(crate) struct Attached {
     links: BTreeMap<String, u32>,
     programs: BTreeMap<(&'static str, &'static str), Programs>,
 }
 
 impl Attached {
-    fn of(world: &World) -> anyhow::Result<Self> {
+    pub(crate) fn of(world: &World) -> anyhow::Result<Self> {
         let mut programs = BTreeMap::new();
         for interface in [UPLINK, POD_BRIDGE] {
             for (direction, found) in attached::programs(&world.lab.node, interface)? {
@@ -242,7 +242,7 @@ impl Attached {
     }
 
     /// One program in each direction of each interface, at this hook and at no other.
-    fn ensure_one_program(&self, hook: &str) -> anyhow::Result<()> {
+    pub(crate) fn ensure_one_program(&self, hook: &str) -> anyhow::Result<()> {
         let (tcx, clsact) = if hook == "tcx" { (1, 0) } else { (0, 1) };
         for (place, programs) in &self.programs {
             ensure!((programs.tcx.len(), programs.clsact.len()) == (tcx, clsact), "{place:?}: {programs:?}");
@@ -253,7 +253,7 @@ impl Attached {
     }
 
     /// The programs are new ones, in the places of the old ones.
-    fn ensure_adopted(&self, before: &Self, hook: &str) -> anyhow::Result<()> {
+    pub(crate) fn ensure_adopted(&self, before: &Self, hook: &str) -> anyhow::Result<()> {
         self.ensure_one_program(hook)?;
         ensure!(self.links == before.links, "other links than before: {:?}, {:?}", before.links, self.links);
         for (place, programs) in &self.programs {

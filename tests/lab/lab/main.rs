@@ -3,9 +3,16 @@
 mod announce;
 mod attached;
 mod client;
+mod clients;
+mod conformance;
 mod demo;
+mod discovery;
 mod frames;
+mod health;
 mod lifecycle;
+mod migration;
+mod mode;
+mod next_hops;
 mod packets;
 mod probe;
 mod refusals;
@@ -46,14 +53,20 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         packets::TESTS,
         regressions::TESTS,
         traffic::TESTS,
+        clients::TESTS,
         rollout::TESTS,
         lifecycle::TESTS,
+        migration::TESTS,
+        mode::TESTS,
+        next_hops::TESTS,
         uninstall::TESTS,
         announce::TESTS,
+        discovery::TESTS,
         reload::TESTS,
         status::TESTS,
         refusals::TESTS,
         demo::TESTS,
+        health::TESTS,
         probe::TESTS,
     ]
     .into_iter()
@@ -64,5 +77,6 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
             test(sandbox).map_err(|error| Failed::from(format!("{error:#}")))
         })
     })
+    .chain(conformance::trials(sandbox))
     .collect()
 }

@@ -103,7 +103,7 @@ fn wrong_arguments_are_explained(sandbox: &Sandbox) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup { backends: 0, ..Setup::default() })?;
     for (arguments, expected) in [
         (&["run"][..], &["<DIR>", "--interface"][..]),
-        (&["run", "m", "--interface", UPLINK, "--hook", "xdp"], &["xdp", "tcx", "clsact"]),
+        (&["run", "m", "--interface", UPLINK, "--hook", "xpd"], &["xpd", "tcx", "clsact", "xdp"]),
         (&["run", "m", "--interface", UPLINK, "--admin", "/run/x.sock"], &["expected unix:PATH"]),
         (&["demo", "--duration", "soon"], &["--duration"]),
     ] {

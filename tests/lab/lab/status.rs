@@ -1,20 +1,22 @@
 //! What `evenkeel status` and `evenkeel plan` say.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::Command};
 
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{Sandbox, manifests::Condition, topology::NODE_NAME};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     Test,
     client::{self, Session},
-    world::{self, HTTP, NODE, Setup, TCP, VIP, World, vip},
+    world::{self, HTTP, NODE, Setup, TCP, VIP, VIP6, World, vip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("status::keeps_its_contract", keeps_its_contract),
     ("status::counts_flows_and_shows_draining", counts_flows_and_shows_draining),
+    ("status::watch_goes_on_until_it_is_interrupted", watch_goes_on_until_it_is_interrupted),
     ("status::plan_says_the_same_beforehand", plan_says_the_same_beforehand),
 ];
 
@@ -23,14 +25,20 @@ fn keeps_its_contract(sandbox: &Sandbox) -> anyhow::Result<()> {
     client::get(&world.lab.client, vip(HTTP))?;
     let status = world.status()?;
     ensure!(only(&status["vips"][0], &["address", "owner"]) == json!({"address": VIP.to_string(), "owner": NODE_NAME}));
-    ensure!(status["vips"].as_array().map(Vec::len) == Some(1), "{status:#}");
+    ensure!(
+        only(&status["vips"][1], &["address", "owner"]) == json!({"address": VIP6.to_string(), "owner": NODE_NAME})
+    );
+    ensure!(status["vips"].as_array().map(Vec::len) == Some(2), "{status:#}");
 
     let frontends = status["frontends"].as_array().context("frontends is a list")?;
     let ports: Vec<Value> = frontends.iter().map(|one| only(one, &["address", "port", "protocol"])).collect();
-    let frontend = |port: u16, protocol: &str| json!({"address": VIP.to_string(), "port": port, "protocol": protocol});
-    let expected = [frontend(80, "TCP"), frontend(5300, "UDP"), frontend(9000, "TCP")];
-    ensure!(ports.len() == 3 && expected.iter().all(|one| ports.contains(one)), "{status:#}");
-    let http = frontends.iter().find(|one| one["port"] == HTTP.port).context("the frontend of HTTP")?;
+    let expected = [(80, "TCP"), (5300, "UDP"), (9000, "TCP")].into_iter().flat_map(|(port, protocol)| {
+        [VIP.to_string(), VIP6.to_string()]
+            .map(|address| json!({"address": address, "port": port, "protocol": protocol}))
+    });
+    ensure!(ports.len() == 6 && expected.into_iter().all(|one| ports.contains(&one)), "{status:#}");
+    let http = frontends.iter().find(|one| one["address"] == VIP.to_string() && one["port"] == HTTP.port);
+    let http = http.context("the frontend of HTTP")?;
     let backend = only(&http["backends"][0], &["address", "port", "node", "state"]);
     let address = world.deployment.backends().next().context("a backend")?.address.to_string();
     let expected = json!({"address": address, "port": HTTP.target_port, "node": NODE_NAME, "state": "active"});
@@ -78,6 +86,42 @@ fn counts_flows_and_shows_draining(sandbox: &Sandbox) -> anyhow::Result<()> {
     world.ensure_no_drops()
 }
 
+fn watch_goes_on_until_it_is_interrupted(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup { backends: 1, ..Setup::default() })?;
+    let admin = format!("unix:{}", world.balancer.admin.display());
+    let watch = |more: &[&str]| {
+        let mut command = Command::new(&world.balancer.program);
+        command.args(["status", "--watch", "0.1", "--admin", &admin]).args(more);
+        world.lab.node.spawn(command)
+    };
+    let text = watch(&["--details"])?;
+    let json = watch(&["-o", "json"])?;
+    world::eventually("several answers", || {
+        client::get(&world.lab.client, vip(HTTP))?;
+        let rates = text.stdout().iter().filter(|line| line.contains("/s new flows")).count();
+        Ok((rates > 2 && json.stdout().len() > 2).then_some(()))
+    })?;
+    // The agent may go and come back meanwhile.
+    ensure!(agent.terminate(world::STOP)?.success());
+    world::eventually("a missing agent is told", || {
+        Ok(text.stderr().iter().any(|line| line.contains("no such socket")).then_some(()))
+    })?;
+    let _agent = world.run()?;
+    let before = json.stdout().len();
+    world::eventually("answers again", || Ok((json.stdout().len() > before).then_some(())))?;
+    for watch in [&text, &json] {
+        watch.signal(Signal::INT)?;
+        let ended = watch.wait(world::STOP)?;
+        ensure!(ended.success(), "{ended}: {:?}", watch.stderr());
+    }
+    for line in json.stdout() {
+        let status: Value = serde_json::from_str(&line).with_context(|| format!("no document: {line}"))?;
+        ensure!(status["vips"][0]["address"] == VIP.to_string(), "{status:#}");
+    }
+    ensure!(text.stdout().iter().all(|line| !line.contains('\x1b')), "control sequences without a terminal");
+    Ok(())
+}
+
 fn plan_says_the_same_beforehand(sandbox: &Sandbox) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup::default())?;
     let mut plain = world::service("plain", VIP);
@@ -96,7 +140,7 @@ fn plan_says_the_same_beforehand(sandbox: &Sandbox) -> anyhow::Result<()> {
     let agent = world.run()?;
     let status = world.status()?;
     ensure!(planned_owners(&before) == owners(&status), "{before:#}\n{status:#}");
-    ensure!(owners(&status).len() == 2, "{status:#}");
+    ensure!(owners(&status).len() == 3, "{status:#}");
     ensure!(frontends(&before) == frontends(&status), "{before:#}\n{status:#}");
     ensure!(agent.terminate(world::STOP)?.success());
 
@@ -110,7 +154,7 @@ fn plan_says_the_same_beforehand(sandbox: &Sandbox) -> anyhow::Result<()> {
     let _agent = world.run()?;
     let next = world.status()?;
     ensure!(planned_owners(&after) == owners(&next), "{after:#}\n{next:#}");
-    ensure!(owners(&next).len() == 3, "{next:#}");
+    ensure!(owners(&next).len() == 4, "{next:#}");
     let plain = |status: &Value| frontends(status).into_iter().find(|one| one["service"] == "default/plain");
     ensure!(plain(&status).is_some() && plain(&status) == plain(&next), "{status:#}\n{next:#}");
     Ok(())
@@ -124,7 +168,9 @@ fn only(object: &Value, names: &[&str]) -> Value {
 /// Live flows by backend address, of the frontend of TCP connections.
 fn flows(status: &Value) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut frontends = status["frontends"].as_array().into_iter().flatten();
-    let frontend = frontends.find(|one| one["port"] == TCP.port).context("the frontend of TCP")?;
+    let frontend = frontends
+        .find(|one| one["address"] == VIP.to_string() && one["port"] == TCP.port)
+        .context("the frontend of TCP")?;
     let backends = frontend["backends"].as_array().into_iter().flatten();
     backends
         .map(|one| Some((one["address"].as_str()?.to_owned(), one["flows"].as_u64()?)))

@@ -60,7 +60,7 @@ fn everything_arrives(
     large_transfer(&world)?;
 
     let status = world.status()?;
-    ensure!(status["hook"] == hook, "{status:#}");
+    ensure!(status["interfaces"][0]["hook"] == hook, "{status:#}");
     world.ensure_no_drops()?;
     let counters = world::counters(&status)?;
     let forwarded = |name: &str| counters.contains_key(name);

@@ -56,7 +56,7 @@ fn is_what_detach_does(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<
 }
 
 /// The VIP is nobody's, and nothing is attached or pinned.
-fn ensure_nothing_left(world: &World) -> anyhow::Result<()> {
+pub(crate) fn ensure_nothing_left(world: &World) -> anyhow::Result<()> {
     ensure!(!client::is_answered(&world.lab.client, VIP)?, "{VIP} is still answered for");
     for interface in [UPLINK, POD_BRIDGE] {
         for (direction, programs) in attached::programs(&world.lab.node, interface)? {

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    env, fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroU32,
     path::PathBuf,
     process::{Command, ExitStatus},
@@ -16,8 +16,9 @@ use evenkeel_lab::{
     Balancer, Child, Load, Namespace, Sandbox,
     deployment::Deployment,
     manifests::{Manifests, Port, Protocol, Service, pool},
-    topology::{NODE_NAME, POD_BRIDGE, Standard, UPLINK, VIP_POOL},
+    topology::{NODE_NAME, POD_BRIDGE, Standard, UPLINK, VIP_POOL, VIP_POOL6, Wiring},
 };
+use evenkeel_neighbor::Mac;
 use evenkeel_probe::{Close, Config, Lane, LaneKind, Report};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,9 +36,10 @@ const RATE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// Longer than any test: a load ends when its test has seen enough.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 /// Small tables are made quickly.
-const FLOW_ENTRIES: &str = "16384";
+const FLOWS: &str = "16384";
 
 pub(crate) const VIP: Ipv4Addr = VIP_POOL.0;
+pub(crate) const VIP6: Ipv6Addr = VIP_POOL6.0;
 pub(crate) const TCP: Port = Port { name: "tcp", protocol: Protocol::Tcp, port: 9000, target_port: 9000 };
 pub(crate) const HTTP: Port = Port { name: "http", protocol: Protocol::Tcp, port: 80, target_port: 8080 };
 pub(crate) const UDP: Port = Port { name: "udp", protocol: Protocol::Udp, port: 5300, target_port: 5300 };
@@ -49,15 +51,22 @@ pub(crate) struct Setup {
     pub(crate) forwarding: &'static str,
     pub(crate) interfaces: &'static [&'static str],
     pub(crate) backends: usize,
+    pub(crate) wiring: Wiring,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { hook: "auto", forwarding: "direct", interfaces: &[UPLINK, POD_BRIDGE], backends: 2 }
+        Self {
+            hook: "auto",
+            forwarding: "direct",
+            interfaces: &[UPLINK, POD_BRIDGE],
+            backends: 2,
+            wiring: Wiring::default(),
+        }
     }
 }
 
-/// A lab with servers behind a service at [`VIP`], and how to run the load balancer on its node.
+/// A lab with servers behind a service at [`VIP`] and [`VIP6`], and how to run the load balancer on its node.
 pub(crate) struct World {
     pub(crate) lab: Standard,
     pub(crate) deployment: Deployment,
@@ -79,14 +88,17 @@ impl World {
     pub(crate) fn build(sandbox: &Sandbox, setup: &Setup) -> anyhow::Result<Self> {
         let directory = TempDir::new_in(sandbox.scratch())?;
         let program = program()?;
-        let mut lab = Standard::build(sandbox)?;
+        let mut lab = Standard::wired(sandbox, setup.wiring)?;
         let manifests = Manifests::create(directory.path())?;
         manifests.write(POOL_FILE, &pool("lab"))?;
         let server = program.clone();
+        let mut dual_stack = service("shop", VIP);
+        // First, so that what tests cut off the end of a file is IPv4's.
+        dual_stack.addresses.insert(0, VIP6.into());
         let deployment = Deployment::start(
             &mut lab,
             manifests.clone(),
-            service("shop", VIP),
+            dual_stack,
             move |backend| {
                 let mut command = Command::new(&server);
                 command.args(["probe", "serve", "--name", &backend.name]);
@@ -101,11 +113,12 @@ impl World {
         )?;
         let mut balancer = Balancer::new(&program, manifests.directory(), directory.path());
         balancer.interfaces = setup.interfaces.iter().map(|name| (*name).to_owned()).collect();
-        balancer.arguments = ["--hook", setup.hook, "--forwarding", setup.forwarding, "--flow-entries", FLOW_ENTRIES]
-            .map(str::to_owned)
-            .into();
-        // An unanswered ARP request is given up after three tries.
-        lab.client.sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "300")?;
+        balancer.arguments =
+            ["--hook", setup.hook, "--forwarding", setup.forwarding, "--flows", FLOWS].map(str::to_owned).into();
+        // An unanswered ARP request or solicitation is given up after three tries.
+        for family in ["ipv4", "ipv6"] {
+            lab.client.sysctl(&format!("net.{family}.neigh.eth0.retrans_time_ms"), "300")?;
+        }
         Ok(Self { lab, deployment, manifests, balancer, directory })
     }
 
@@ -149,15 +162,17 @@ impl World {
         .with_context(|| format!("last status: {last:#}"))
     }
 
-    /// Starts TCP, HTTP and UDP requests to the service.
+    /// Starts TCP, HTTP and UDP requests to both VIPs of the service.
     pub(crate) fn load(&self) -> anyhow::Result<Load> {
-        let lane = |kind, port: Port, path: &str| Lane {
-            name: port.name.to_owned(),
-            path: path.to_owned(),
-            ..Lane::to(kind, SocketAddr::from((VIP, port.port)), RATE)
-        };
-        let lanes =
-            vec![lane(LaneKind::TcpEcho, TCP, ""), lane(LaneKind::Http, HTTP, "/"), lane(LaneKind::Udp, UDP, "")];
+        let mut lanes = Vec::new();
+        for (vip, suffix) in [(IpAddr::from(VIP), ""), (VIP6.into(), "6")] {
+            let ways = [(LaneKind::TcpEcho, TCP, ""), (LaneKind::Http, HTTP, "/"), (LaneKind::Udp, UDP, "")];
+            lanes.extend(ways.map(|(kind, port, path)| Lane {
+                name: format!("{}{suffix}", port.name),
+                path: path.to_owned(),
+                ..Lane::to(kind, SocketAddr::from((vip, port.port)), RATE)
+            }));
+        }
         let mut config = Config::new(lanes, LOAD_LIMIT);
         config.timeout = REQUEST_TIMEOUT;
         // As ordinary clients end them.
@@ -191,6 +206,11 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr) -> Service {
 /// The VIP's port.
 pub(crate) fn vip(port: Port) -> SocketAddrV4 {
     SocketAddrV4::new(VIP, port.port)
+}
+
+/// The port of the VIP of IPv6.
+pub(crate) fn vip6(port: Port) -> SocketAddrV6 {
+    SocketAddrV6::new(VIP6, port.port, 0, 0)
 }
 
 /// The counters of a status.
@@ -233,6 +253,14 @@ pub(crate) fn ensure_nothing_lost(load: Load) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// The hardware address of an interface of the node.
+pub(crate) fn mac_of(world: &World, interface: &str) -> anyhow::Result<Mac> {
+    let path = format!("/sys/class/net/{interface}/address");
+    let text = world.lab.node.enter(|| fs::read_to_string(path))??;
+    let bytes: Vec<u8> = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    Ok(Mac::try_from(bytes.as_slice())?)
+}
+
 /// Waits until there is an answer.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
     let deadline = Instant::now() + SOON;
@@ -249,8 +277,13 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> anyhow::Result
 
 /// Runs a command in a namespace to its end.
 pub(crate) fn finish(namespace: &Namespace, command: Command) -> anyhow::Result<Ended> {
+    finish_within(namespace, command, SOON)
+}
+
+/// Runs a command that may take longer.
+pub(crate) fn finish_within(namespace: &Namespace, command: Command, limit: Duration) -> anyhow::Result<Ended> {
     let child = namespace.spawn(command)?;
-    let status = child.wait(SOON)?;
+    let status = child.wait(limit)?;
     Ok(Ended { status, stdout: child.stdout().join("\n"), stderr: child.stderr().join("\n") })
 }
 

@@ -5,20 +5,33 @@
 //! round, in rotating order, and ratios are taken within rounds, so that a machine that speeds up or slows down during
 //! the run does not favour anyone.
 
+mod all;
+mod bulk;
+mod flows;
+pub(crate) mod harness;
+mod packets;
+mod parts;
+mod pps;
 mod probe;
 mod report;
 mod server;
+mod steady;
 mod subject;
 mod wrk;
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use evenkeel_lab::{Sandbox, find_program};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use report::{Measurements, Report, Settings};
-use subject::{Kind, Subject};
+use subject::{Kind, Subject, Workload};
 use wrk::Metric;
 
 /// Compare the load balancer with direct routing, nft, iptables and haproxy in one run (needs root).
@@ -50,15 +63,30 @@ pub(crate) struct Args {
     report: Option<PathBuf>,
 }
 
-/// Benchmarks of other things than the load balancer.
+/// Other benchmarks.
 #[derive(clap::Subcommand)]
 enum Other {
+    All(all::Args),
+    Bulk(bulk::Args),
+    Flows(flows::Args),
+    Packets(packets::Args),
+    Parts(parts::Args),
+    Pps(pps::Args),
     Probe(probe::Args),
+    Steady(steady::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if let Some(Other::Probe(args)) = &args.other {
-        return probe::run(args);
+    match &args.other {
+        Some(Other::All(args)) => return all::run(args),
+        Some(Other::Bulk(args)) => return bulk::run(args),
+        Some(Other::Flows(args)) => return flows::run(args),
+        Some(Other::Packets(args)) => return packets::run(args),
+        Some(Other::Parts(args)) => return parts::run(args),
+        Some(Other::Pps(args)) => return pps::run(args),
+        Some(Other::Probe(args)) => return probe::run(args),
+        Some(Other::Steady(args)) => return steady::run(args),
+        None => {}
     }
     let target = target_directory()?;
     let evenkeel = args.evenkeel.clone().unwrap_or_else(|| target.join("release/evenkeel"));
@@ -71,8 +99,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut subjects = Vec::new();
     for kind in kinds {
         eprintln!("setting up {}", kind.name());
-        subjects
-            .push(Subject::set_up(kind, &sandbox, &evenkeel).with_context(|| format!("setting up {}", kind.name()))?);
+        subjects.push(
+            Subject::set_up(kind, Workload::Http, &sandbox, &evenkeel)
+                .with_context(|| format!("setting up {}", kind.name()))?,
+        );
     }
 
     let load = wrk::Load { program: wrk, connections: args.connections };
@@ -100,12 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let settings = Settings { rounds: args.rounds, seconds: args.seconds, connections: args.connections };
     let report = Report::new(&measurements, settings);
     println!("{report}");
-    if let Some(parent) = report_file.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    }
-    fs::write(&report_file, serde_json::to_string_pretty(&report)?)
-        .with_context(|| format!("writing {}", report_file.display()))?;
-    println!("report: {}", report_file.display());
+    write_report(&report_file, &report)?;
     if report.has_errors() {
         bail!("some requests failed (see the column `errors`): the figures are not comparable");
     }
@@ -117,6 +142,37 @@ fn target_directory() -> Result<PathBuf> {
     let program = env::current_exe().context("finding this program's own path")?;
     let directory = program.ancestors().nth(2).context("this program is not in a target directory")?;
     Ok(directory.to_owned())
+}
+
+/// Writes a report as JSON and says where.
+fn write_report(file: &Path, report: &impl Serialize) -> Result<()> {
+    if let Some(parent) = file.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    }
+    fs::write(file, serde_json::to_string_pretty(report)?).with_context(|| format!("writing {}", file.display()))?;
+    println!("report: {}", file.display());
+    Ok(())
+}
+
+/// The index of an interface of the namespace the calling thread is in.
+fn interface_index(name: &str) -> Result<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
+        .with_context(|| format!("there is no interface {name}"))?;
+    Ok(text.trim().parse()?)
+}
+
+/// The kernel's version.
+fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    if sorted.len() % 2 == 1 { Some(upper) } else { Some((upper + sorted.get(middle.checked_sub(1)?)?) / 2.0) }
 }
 
 fn distinct(kinds: &[Kind]) -> Vec<Kind> {

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::target_directory;
+use super::{median, target_directory};
 
 /// The processor of whoever asks, and that of what is asked.
 const CLIENT: usize = 0;
@@ -201,12 +201,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn show(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
 }
 
 /// A program on the path, or where cargo installs.

@@ -1,10 +1,11 @@
 //! Medians, ratios, and how they are shown.
 
-use std::{collections::BTreeMap, fmt, fs, thread};
+use std::{collections::BTreeMap, fmt, thread};
 
 use serde::Serialize;
 
 use super::{
+    kernel, median,
     subject::Kind,
     wrk::{Metric, Sample},
 };
@@ -85,12 +86,7 @@ impl Report {
                 })
             })
             .collect();
-        Self {
-            rows,
-            settings,
-            processors: thread::available_parallelism().map_or(1, usize::from),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-        }
+        Self { rows, settings, processors: thread::available_parallelism().map_or(1, usize::from), kernel: kernel() }
     }
 
     pub(crate) fn has_errors(&self) -> bool {
@@ -137,15 +133,6 @@ impl fmt::Display for Report {
 
 fn ratio(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
-}
-
-/// The middle value, or the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    if sorted.len() % 2 == 1 { Some(upper) } else { Some((upper + sorted.get(middle.checked_sub(1)?)?) / 2.0) }
 }
 
 #[cfg(test)]

@@ -36,6 +36,25 @@ pub(crate) fn start(backend: &Backend, directory: &Path) -> Result<Child> {
     Ok(server)
 }
 
+/// Starts iperf3's server in a backend.
+pub(crate) fn start_bulk(backend: &Backend) -> Result<Child> {
+    let mut command = Command::new(find_program("iperf3", "iperf3")?);
+    command.args(["-s", "-p", &PORT.to_string(), "--forceflush"]);
+    let server = backend.namespace.spawn(command)?;
+    server.wait_for_output("that it listens", |line| line.starts_with("Server listening"), START_TIMEOUT)?;
+    Ok(server)
+}
+
+/// Starts the prober's server in a backend: it echoes.
+pub(crate) fn start_echo(backend: &Backend, evenkeel: &Path) -> Result<Child> {
+    let mut command = Command::new(evenkeel);
+    command.args(["probe", "serve", "--name", &backend.name]);
+    command.arg("--tcp").arg(SocketAddr::from((backend.address, PORT)).to_string());
+    let server = backend.namespace.spawn(command)?;
+    server.wait_for_line("ready", START_TIMEOUT)?;
+    Ok(server)
+}
+
 /// One process, so that ending it leaves no worker behind.
 fn configuration(home: &Path) -> String {
     let home = home.display();

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -21,11 +21,38 @@ use serde::Serialize;
 use super::server;
 
 /// The address the subjects that have one serve.
-const VIP: Ipv4Addr = VIP_POOL.0;
+pub(super) const VIP: Ipv4Addr = VIP_POOL.0;
 /// An address both backends have, for the direct comparison. Outside all other networks of the lab.
 const ANYCAST: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
-/// Backends of each subject.
-const BACKENDS: usize = 2;
+
+/// What the backends serve, on [`server::PORT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workload {
+    /// HTTP, by two of them
+    Http,
+    /// iperf3, by one of them: its connections belong together
+    Bulk,
+    /// The prober's server, by so many of them; the flow table is made for so many flows
+    Echo { backends: usize, flows: Option<u32> },
+}
+
+impl Workload {
+    const fn backends(self) -> usize {
+        match self {
+            Self::Http => 2,
+            Self::Bulk => 1,
+            Self::Echo { backends, .. } => backends,
+        }
+    }
+
+    /// Arguments of the load balancer.
+    fn arguments(self) -> Vec<String> {
+        match self {
+            Self::Echo { flows: Some(flows), .. } => vec!["--flows".to_owned(), flows.to_string()],
+            _ => Vec::new(),
+        }
+    }
+}
 
 /// The subjects of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -68,19 +95,25 @@ pub(crate) struct Subject {
     pub(crate) client: Namespace,
     /// What is loaded: host part of the URL.
     pub(crate) host: String,
+    /// Files of the load balancer, its admin socket among them.
+    pub(crate) directory: PathBuf,
     // Dropped in this order: the servers, the process in between, the lab.
     _servers: Vec<Child>,
-    _process: Option<Child>,
-    _lab: Standard,
+    pub(crate) process: Option<Child>,
+    pub(crate) lab: Standard,
 }
 
 impl Subject {
-    pub(crate) fn set_up(kind: Kind, sandbox: &Sandbox, evenkeel: &Path) -> Result<Self> {
+    pub(crate) fn set_up(kind: Kind, workload: Workload, sandbox: &Sandbox, evenkeel: &Path) -> Result<Self> {
         let directory = sandbox.scratch().join(kind.name());
         fs::create_dir_all(&directory)?;
-        let lab = Standard::with_backends(sandbox, BACKENDS)?;
-        let servers =
-            lab.backends().iter().map(|backend| server::start(backend, &directory)).collect::<Result<Vec<_>>>()?;
+        let lab = Standard::with_backends(sandbox, workload.backends())?;
+        let start = |backend| match workload {
+            Workload::Http => server::start(backend, &directory),
+            Workload::Bulk => server::start_bulk(backend),
+            Workload::Echo { .. } => server::start_echo(backend, evenkeel),
+        };
+        let servers = lab.backends().iter().map(start).collect::<Result<Vec<_>>>()?;
         // A connection per request uses up ports quickly, at the client and at a proxy.
         for namespace in [&lab.client, &lab.node] {
             namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
@@ -88,17 +121,20 @@ impl Subject {
         }
         let process = match kind {
             Kind::Direct => route_directly(&lab).map(|()| None)?,
-            Kind::Evenkeel => Some(start_evenkeel(&lab, &directory, evenkeel, "direct")?),
-            Kind::EvenkeelStack => Some(start_evenkeel(&lab, &directory, evenkeel, "stack")?),
+            Kind::Evenkeel => Some(start_evenkeel(&lab, &directory, evenkeel, "direct", workload)?),
+            Kind::EvenkeelStack => Some(start_evenkeel(&lab, &directory, evenkeel, "stack", workload)?),
             Kind::Nft => nft(&lab).map(|()| None)?,
             Kind::Iptables => iptables(&lab).map(|()| None)?,
             Kind::Haproxy => Some(start_haproxy(&lab, &directory)?),
         };
         let address = if kind == Kind::Direct { ANYCAST } else { VIP };
         let watched = process.as_ref().or(servers.first()).context("no server")?;
-        server::wait_until_open(&lab.client, SocketAddr::from((address, server::PORT)), watched)?;
+        // iperf3 takes a connection that says nothing for a test.
+        if workload != Workload::Bulk {
+            server::wait_until_open(&lab.client, SocketAddr::from((address, server::PORT)), watched)?;
+        }
         let (client, host) = (lab.client.clone(), address.to_string());
-        Ok(Self { kind, client, host, _servers: servers, _process: process, _lab: lab })
+        Ok(Self { kind, client, host, directory, _servers: servers, process, lab })
     }
 }
 
@@ -192,7 +228,13 @@ listen lb
     Ok(lab.node.spawn(command)?)
 }
 
-fn start_evenkeel(lab: &Standard, directory: &Path, program: &Path, forwarding: &str) -> Result<Child> {
+fn start_evenkeel(
+    lab: &Standard,
+    directory: &Path,
+    program: &Path,
+    forwarding: &str,
+    workload: Workload,
+) -> Result<Child> {
     ensure!(
         program.is_file(),
         "{} does not exist: build it with `cargo build --release -p evenkeel`, or name it with --evenkeel",
@@ -219,5 +261,7 @@ fn start_evenkeel(lab: &Standard, directory: &Path, program: &Path, forwarding: 
     manifests.write("service.yaml", &service.manifest())?;
     manifests.write("endpoints.yaml", &service.endpoint_slices(&endpoints))?;
 
-    Ok(Balancer::new(program, manifests.directory(), directory).start(&lab.node)?)
+    let mut balancer = Balancer::new(program, manifests.directory(), directory);
+    balancer.arguments = workload.arguments();
+    Ok(balancer.start(&lab.node)?)
 }

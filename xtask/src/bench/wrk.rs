@@ -75,7 +75,7 @@ impl Load {
     }
 }
 
-fn parse(output: &str, metric: Metric) -> Result<Sample> {
+pub(super) fn parse(output: &str, metric: Metric) -> Result<Sample> {
     let field = |label: &str| -> Option<&str> {
         output.lines().find_map(|line| line.trim().strip_prefix(label)).map(str::trim)
     };

@@ -125,11 +125,35 @@ pub fn object(workspace: &Path, target_directory: &Path, choice: Option<&str>) -
 /// # Errors
 /// When the toolchain cannot be run or refuses the sources.
 pub fn build(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> Result<Object, Error> {
-    let digest = sources_digest(workspace)?;
+    let notes =
+        [("EVENKEEL_BPF_COMPILER", toolchain.version.clone()), ("EVENKEEL_BPF_SOURCES", sources_digest(workspace)?)];
+    let linked = compile(workspace, target_directory, toolchain, "evenkeel-programs", &notes)?;
+    let path = target_directory.join("evenkeel.bpf.o");
+    object_file::strip(&linked, &path)?;
+    Ok(Object { path, compiler: toolchain.version.clone(), built: true })
+}
+
+/// Builds the programs of the benchmarks, which are never committed nor shipped.
+///
+/// # Errors
+/// When the toolchain cannot be run or refuses the sources.
+pub fn build_harness(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> Result<Object, Error> {
+    let path = compile(workspace, target_directory, toolchain, "evenkeel-harness", &[])?;
+    Ok(Object { path, compiler: toolchain.version.clone(), built: true })
+}
+
+/// Compiles and links a package of programs, with `notes` in its environment.
+fn compile(
+    workspace: &Path,
+    target_directory: &Path,
+    toolchain: &Toolchain,
+    package: &str,
+    notes: &[(&str, String)],
+) -> Result<PathBuf, Error> {
     let mut command = Command::new(&toolchain.cargo);
     command
         .current_dir(workspace)
-        .args(["build", "--release", "--locked", "--package", "evenkeel-programs"])
+        .args(["build", "--release", "--locked", "--package", package])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(target_directory);
     // A build script inherits the outer cargo's choices; none of them is meant for this target.
@@ -142,8 +166,7 @@ pub fn build(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -
     // `core` is built from source, which stable compilers allow only under this name. It must not reach host crates.
     command.env("RUSTC_BOOTSTRAP", "1");
     command.env("CARGO_ENCODED_RUSTFLAGS", toolchain.flags(workspace).join("\u{1f}"));
-    command.env("EVENKEEL_BPF_COMPILER", &toolchain.version);
-    command.env("EVENKEEL_BPF_SOURCES", &digest);
+    command.envs(notes.iter().map(|(name, value)| (name, value)));
     command.env("RUSTC", &toolchain.rustc);
     let output = command.output().map_err(|source| Error::Run { program: toolchain.cargo.clone(), source })?;
     if !output.status.success() {
@@ -152,10 +175,7 @@ pub fn build(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -
             output: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
     }
-    let linked = target_directory.join("bpfel-unknown-none/release/evenkeel-programs");
-    let path = target_directory.join("evenkeel.bpf.o");
-    object_file::strip(&linked, &path)?;
-    Ok(Object { path, compiler: toolchain.version.clone(), built: true })
+    Ok(target_directory.join("bpfel-unknown-none/release").join(package))
 }
 
 /// SHA-256 over the paths and contents of [`SOURCES`], in hexadecimal.

@@ -61,6 +61,8 @@ impl Toolchain {
         let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
         let mut flags = vec![
             "-Cdebuginfo=2".to_owned(),
+            // Atomic exchange, and jumps on 32 bits; kernel 5.12.
+            "-Ctarget-cpu=v3".to_owned(),
             "-Clink-arg=--btf".to_owned(),
             format!("-Clinker={}", self.linker.display()),
             // aya's bindings to the kernel's headers are generated a CPU architecture each.

@@ -1,31 +1,40 @@
 //! The data plane of one node: maps, programs, and the order in which they change.
 
 use std::{
-    collections::{HashMap as StdHashMap, HashSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    collections::{BTreeSet, HashMap as StdHashMap, HashSet},
+    mem::offset_of,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     os::fd::AsFd as _,
     time::Instant,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
 };
 use evenkeel_maps::{
-    self as maps, Backend, DEFAULT_FLOW_ENTRIES, Flow, FlowKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_INTERFACES,
-    Outcome, Settings, TABLE_ROW, TABLE_ROWS, UDP, Vip, direction, map,
+    self as maps, Address, Backend, DEFAULT_FLOWS, FlowBucket, Frontend, FrontendKey, INTERFACE_ROWS, Limit,
+    MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey,
+    ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Vip, WATCHED_BITS, WAYS, map, ticks,
 };
-use rustix::time::{ClockId, clock_gettime};
+use ipnet::IpNet;
+use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::{
-    Error, OBJECT, batch,
+    Error, OBJECT,
+    flows::{self, FlowTable},
     hook::{self, Hook, HookChoice, Interface},
+    limits::LimitRows,
+    migrate::{self, Former, Fresh},
+    mode::{self, Mode},
     pins::{self, Pins},
     preflight::Preflight,
-    shared::SharedArray,
+    shared::{Elements as _, SharedArray, Words as _},
     slots::{self, Slots},
     spec::FrontendSpec,
     tables::{Rows, Tables},
+    watched::Watched,
 };
 
 /// How to open a data plane.
@@ -33,30 +42,50 @@ use crate::{
 pub struct Options {
     /// Node name: which pins.
     pub node: String,
-    /// Which hook.
-    pub hook: HookChoice,
-    /// Entries of the flow table when it is made anew; an adopted one keeps its size. A connection takes two.
-    pub flow_entries: u32,
+    /// Which hooks.
+    pub hooks: HookChoice,
+    /// Flows that the flow table is to hold when it is made anew; an adopted one keeps its size.
+    pub flows: u32,
     /// Seed of the flow hash when none is set yet; not zero.
     pub hash_seed: u64,
+    /// What to do with packets. `None`: what was done before; a new data plane is active.
+    pub mode: Option<Mode>,
+    /// Addresses of this node that may stand for clients' where sources are rewritten; at most eight of each family.
+    pub sources: Vec<IpAddr>,
+    /// Ports that may stand for clients'. Neither the kernel nor anything else on this node may hand them out.
+    pub source_ports: RangeInclusive<u16>,
+    /// Refusals (RST, ICMP unreachable) a second and CPU.
+    pub refusals: u32,
 }
 
 impl Options {
     /// Defaults for `node`.
     #[must_use]
     pub fn new(node: &str, hash_seed: u64) -> Self {
-        let flow_entries = u32::try_from(DEFAULT_FLOW_ENTRIES).unwrap_or(u32::MAX);
-        Self { node: node.to_owned(), hook: HookChoice::Auto, flow_entries, hash_seed: hash_seed.max(1) }
+        let flows = u32::try_from(DEFAULT_FLOWS).unwrap_or(u32::MAX);
+        Self {
+            node: node.to_owned(),
+            hooks: HookChoice::default(),
+            flows,
+            hash_seed: hash_seed.max(1),
+            mode: None,
+            sources: Vec::new(),
+            // Above the range from which Linux takes ports of its own by default.
+            source_ports: 61_000..=65_535,
+            refusals: 1_000,
+        }
     }
 }
 
-/// Which way a frame crosses an interface.
+/// One of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Arriving.
+pub enum Program {
+    /// For frames that arrive, at a tc hook.
     Ingress,
-    /// Leaving.
+    /// For frames that leave, at a tc hook.
     Egress,
+    /// For frames that arrive, at the XDP hook.
+    Xdp,
 }
 
 /// What to do with what is carried but not wanted.
@@ -68,82 +97,198 @@ pub enum Others {
     Keep,
 }
 
-/// Live flows of the backends of this node, by frontend and backend address.
-pub type BackendFlows = StdHashMap<(FrontendKey, SocketAddrV4), u64>;
+/// What a backend has at present and had since it got its slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendUse {
+    /// Live flows.
+    pub flows: u64,
+    /// Packets and bytes.
+    pub traffic: Traffic,
+}
+
+/// What the backends of this node are used for, by frontend and backend address.
+pub type BackendUses = StdHashMap<(FrontendKey, SocketAddr), BackendUse>;
+
+/// How a backend failed a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// It answered the SYN with a RST.
+    Reset,
+    /// An ICMP error came back that says unreachable.
+    Unreachable,
+    /// It did not answer the SYN, though that was sent again.
+    Silence,
+}
+
+/// What the flows of a backend met with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The frontend.
+    pub frontend: FrontendKey,
+    /// The backend.
+    pub backend: SocketAddr,
+    /// Whether it sent anything but refusals.
+    pub answered: bool,
+    /// Clients it failed, and how.
+    pub failures: Vec<(IpAddr, Failure)>,
+}
+
+/// The flow table's fill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTableUse {
+    /// Flows it has a record of.
+    pub flows: u64,
+    /// Flows it was made for.
+    pub capacity: u64,
+    /// Bytes of kernel memory.
+    pub bytes: u64,
+}
 
 /// The data plane of one node. Dropping it leaves the packets flowing.
 pub struct DataPath {
     object: Ebpf,
     pins: Pins,
-    hook: Hook,
+    /// What an earlier version of the maps left, until its programs have been replaced.
+    former: Option<Former>,
+    hooks: HookChoice,
+    machine: Preflight,
     frontends: HashMap<MapData, FrontendKey, Frontend>,
-    vips: HashMap<MapData, [u8; 4], Vip>,
-    interfaces: HashMap<MapData, u32, maps::Interface>,
+    vips: HashMap<MapData, Address, Vip>,
+    interfaces: SharedArray<maps::Interface>,
+    source_ranges: LpmTrie<MapData, SourceRange, u8>,
+    limits: LimitRows<SharedArray<Limit>>,
+    sources: Vec<Address>,
+    settings: SharedArray<Settings>,
+    clock: Clock,
     counters: PerCpuArray<MapData, u64>,
-    flows: MapData,
+    traffic: PerCpuArray<MapData, Traffic>,
+    refusals: HashMap<MapData, RefusalKey, u64>,
+    watched: Watched<SharedArray<u64>>,
+    flows: FlowTable<SharedArray<FlowBucket>, SharedArray<ReplyBucket>>,
     slots: Slots<SharedArray<Backend>>,
     tables: Tables<SharedArray<[u32; TABLE_ROW]>>,
     /// Bits in [`Vip::answer_on`] by interface index.
     bits: StdHashMap<u32, u32>,
+    /// Hooks by interface index.
+    attached: StdHashMap<u32, Hook>,
     /// What the frontends map holds.
     carried: StdHashMap<FrontendKey, Frontend>,
+    /// What the VIPs map holds.
+    present_vips: StdHashMap<Address, Vip>,
+    /// Frontend numbers that are not in use, below the first that never was.
+    free_numbers: BTreeSet<u32>,
+    unused_number: u32,
+    /// When flows were last looked at for failures, and the packets that each backend had sent by then.
+    observed_at: u32,
+    answers: StdHashMap<u32, u64>,
     /// What this process has put there; after a restart every frontend is looked at once more.
     applied: StdHashMap<FrontendKey, FrontendSpec>,
 }
 
 impl DataPath {
-    /// Loads the programs on the node's pinned maps, making those that do not exist.
+    /// Loads the programs on the node's pinned maps, making those that do not exist, with what version 1 of them held.
     ///
     /// # Errors
-    /// [`Error::Preflight`] names what the machine lacks; [`Error::Locked`] that another process drives this node.
+    /// [`Error::Preflight`] names what the machine lacks; [`Error::Locked`] that another process drives this node;
+    /// [`Error::NewerLayout`] that a newer version does or did.
     pub fn open(options: &Options) -> Result<Self, Error> {
         pins::ensure_bpffs();
         let machine = Preflight::look();
-        let problems = machine.problems(options.hook);
+        let problems = machine.problems(&options.hooks);
         if !problems.is_empty() {
             return Err(Error::Preflight(problems));
         }
-        let (hook, why) = options.hook.choose(&machine);
-        tracing::info!(hook = hook.name(), why, "chose the hook");
+        migrate::refuse_newer(&options.node)?;
+        // Before anything is made: an agent of version 1 may be at work.
+        let former = Former::find(&options.node)?;
         let pins = Pins::lock(&options.node)?;
         let mut loader = EbpfLoader::new();
         for name in map::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
-        loader.map_max_entries(map::FLOWS, options.flow_entries);
+        let buckets = buckets(options.flows);
+        loader.map_max_entries(map::FLOWS, buckets);
+        loader.map_max_entries(map::REPLIES, buckets * REPLY_BUCKETS);
         let mut object = loader.load(OBJECT)?;
-        hook::load_programs(&mut object)?;
+        hook::load_programs(&mut object, &machine)?;
 
-        let frontends: HashMap<_, FrontendKey, Frontend> = take(&mut object, map::FRONTENDS)?;
+        let mut frontends: HashMap<_, FrontendKey, Frontend> = take(&mut object, map::FRONTENDS)?;
+        let mut vips: HashMap<_, Address, Vip> = take(&mut object, map::VIPS)?;
+        let mut interfaces = shared(&mut object, map::INTERFACES, Some(INTERFACE_ROWS))?;
+        let mut backends = shared(&mut object, map::BACKENDS, Some(MAX_BACKENDS))?;
+        let mut table = shared(&mut object, map::TABLE, Some(TABLE_ROWS))?;
+        let mut settings: SharedArray<Settings> = shared(&mut object, map::SETTINGS, Some(1))?;
+        if let Some(former) = &former {
+            former.copy(Fresh {
+                frontends: &mut frontends,
+                vips: &mut vips,
+                interfaces: &mut interfaces,
+                backends: &mut backends,
+                table: &mut table,
+                settings: &mut settings,
+            })?;
+        }
         let carried: StdHashMap<_, _> = frontends.iter().flatten().collect();
-        let backends = shared(&mut object, map::BACKENDS, MAX_BACKENDS)?;
-        let table = shared(&mut object, map::TABLE, TABLE_ROWS)?;
+        let present_vips: StdHashMap<_, _> = vips.iter().flatten().collect();
+        let slots = Slots::adopt(backends);
         let counters: PerCpuArray<MapData, u64> = take(&mut object, map::COUNTERS)?;
-        if counters.len() as usize != Outcome::COUNT {
+        if counters.len() as usize != (MAX_INTERFACES + 1) * Outcome::ROW {
             return Err(Error::OtherLayout(map::COUNTERS));
         }
-        seed(&mut object, options.hash_seed)?;
+        let flow_buckets: SharedArray<FlowBucket> = shared(&mut object, map::FLOWS, None)?;
+        let replies = shared(&mut object, map::REPLIES, Some(flow_buckets.count() * REPLY_BUCKETS_PER_FLOW_BUCKET))?;
+        let sources = set_sources(&mut object, &options.sources)?;
+        let seed = set_settings(&mut settings, options, flow_buckets.count(), &sources);
+        let mut watched = Watched::adopt(shared(&mut object, map::WATCHED, Some(WATCHED_BITS / 64))?);
+        carried.keys().for_each(|key| watched.add(&key.address));
+        present_vips.keys().for_each(|vip| watched.add(vip));
+        slots.used().for_each(|(_, backend)| watched.add(&backend.address));
+        sources.iter().filter(|source| **source != Address::ZERO).for_each(|source| watched.add(source));
+        watched.settle();
+        let clock = Clock::read(&mut object)?;
+        let mut flows = FlowTable::new(flow_buckets, replies, seed);
+        if let Some(former) = &former {
+            former.copy_flows(&mut flows, &slots, clock)?;
+        }
+        let taken: BTreeSet<u32> = carried.values().map(|frontend| frontend.number).collect();
+        let unused_number = taken.last().map_or(0, |number| number + 1);
         Ok(Self {
             pins,
-            hook,
-            vips: take(&mut object, map::VIPS)?,
-            interfaces: take(&mut object, map::INTERFACES)?,
+            former,
+            hooks: options.hooks.clone(),
+            machine,
+            vips,
+            present_vips,
+            interfaces,
+            source_ranges: take(&mut object, map::SOURCE_RANGES)?,
+            limits: LimitRows::new(shared(&mut object, map::LIMITS, Some(MAX_FRONTENDS))?),
+            sources,
+            clock,
+            settings,
             counters,
-            flows: data(&mut object, map::FLOWS)?,
-            slots: Slots::adopt(backends),
+            traffic: take(&mut object, map::TRAFFIC)?,
+            refusals: take(&mut object, map::REFUSALS)?,
+            watched,
+            flows,
+            slots,
             tables: Tables::adopt(table, carried.values().map(rows)),
             bits: StdHashMap::new(),
+            attached: StdHashMap::new(),
             frontends,
             carried,
+            free_numbers: (0..unused_number).filter(|number| !taken.contains(number)).collect(),
+            unused_number,
+            observed_at: clock.now(),
+            answers: StdHashMap::new(),
             applied: StdHashMap::new(),
             object,
         })
     }
 
-    /// The hook in use.
+    /// The hook in use on an attached interface.
     #[must_use]
-    pub const fn hook(&self) -> Hook {
-        self.hook
+    pub fn hook(&self, interface: &Interface) -> Option<Hook> {
+        self.attached.get(&interface.index).copied()
     }
 
     /// Attaches to these interfaces and to no others.
@@ -154,21 +299,80 @@ impl DataPath {
         if interfaces.len() > MAX_INTERFACES {
             return Err(Error::TooManyInterfaces);
         }
-        let former: StdHashMap<u32, u32> =
-            self.interfaces.iter().flatten().map(|(index, interface)| (index, 1 << (interface.slot & 31))).collect();
+        if let Some(former) = &self.former {
+            // Once more now, so that few are missing in the moment of the switch.
+            former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
+            former.hand_over_links(&self.pins)?;
+        }
+        let former: StdHashMap<u32, u32> = self
+            .rows()
+            .filter(|(_, row)| row.slot != maps::Interface::NOT_ATTACHED)
+            .map(|(_, row)| (row.index, 1 << (row.slot & 31)))
+            .collect();
         self.bits = answer_bits(interfaces, &former);
+        self.attached.clear();
         for interface in interfaces {
+            let (hook, why) = self.hooks.choose(&self.machine, &interface.name);
+            tracing::debug!(interface = interface.name, hook = hook.name(), why, "chose the hook");
             let slot = u8::try_from(self.answer_bit(interface).trailing_zeros()).unwrap_or(u8::MAX);
-            let value = maps::Interface { mac: interface.mac, slot, pad: 0 };
-            self.interfaces.insert(interface.index, value, 0).map_err(map_error(map::INTERFACES))?;
-            hook::attach(&mut self.object, &self.pins, interface, self.hook)?;
+            let flags = if hook == Hook::Xdp { maps::Interface::TAKES_FRAMES } else { 0 };
+            let row = maps::Interface { mac: interface.mac, slot, flags, index: interface.index, pad: 0 };
+            self.set_row(interface, row)?;
+            hook::attach(&mut self.object, &self.pins, interface, hook, self.machine.has_tcx())?;
+            self.attached.insert(interface.index, hook);
         }
         let former: Vec<u32> = former.into_keys().collect();
         hook::detach_others(&self.pins, interfaces, &former)?;
         for index in former.into_iter().filter(|index| interfaces.iter().all(|interface| interface.index != *index)) {
-            let _ = self.interfaces.remove(&index);
+            self.interfaces.write(index as usize % INTERFACE_ROWS, maps::Interface::NONE);
+        }
+        if let Some(former) = &self.former {
+            former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
+            former.remove()?;
+            self.former = None;
         }
         Ok(())
+    }
+
+    fn rows(&self) -> impl Iterator<Item = (usize, maps::Interface)> + '_ {
+        (0..INTERFACE_ROWS).map(|row| (row, self.interfaces.read(row))).filter(|(_, row)| row.index != 0)
+    }
+
+    fn set_row(&mut self, interface: &Interface, row: maps::Interface) -> Result<(), Error> {
+        let place = interface.index as usize % INTERFACE_ROWS;
+        let present = self.interfaces.read(place);
+        let is_in_use = self.attached.contains_key(&present.index);
+        if present.index != interface.index && is_in_use {
+            return Err(Error::SameRow(interface.name.clone()));
+        }
+        if present != row {
+            self.interfaces.write(place, row);
+        }
+        Ok(())
+    }
+
+    /// Forgets what the programs remember of routes and neighbours; they ask the kernel again.
+    pub fn forget_next_hops(&mut self) {
+        // This word alone: the mode beside it is also changed by others (`switch_mode`).
+        let epoch = self.next_hop_epoch();
+        self.settings.exchange(0, offset_of!(Settings, next_hop_epoch), epoch, epoch.wrapping_add(1));
+    }
+
+    /// Changes with every [`Self::forget_next_hops`].
+    #[must_use]
+    pub fn next_hop_epoch(&self) -> u32 {
+        self.settings.read(0).next_hop_epoch
+    }
+
+    /// Changes at once what the programs do with packets.
+    pub fn set_mode(&mut self, mode: Mode) {
+        mode::set(&self.settings, mode);
+    }
+
+    /// What the programs do with packets.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        mode::get(&self.settings)
     }
 
     /// The bit of an attached interface in [`Vip::answer_on`]; zero for any other. An interface keeps its bit while it is
@@ -222,39 +426,119 @@ impl DataPath {
 
     /// Carries one frontend: backends first, then the table beside the old one, then the switch.
     fn set_frontend(&mut self, spec: &FrontendSpec, now: Instant) -> Result<(), Error> {
-        let flags = if spec.direct { Backend::DIRECT } else { 0 };
-        let slots: Vec<u32> =
-            spec.backends.iter().map(|backend| self.slots.put(spec.key, backend, flags)).collect::<Result<_, _>>()?;
+        let slots = self.put_backends(spec)?;
         let table: Vec<u32> = spec
             .table
             .iter()
             .map(|index| slots.get(*index as usize).copied().ok_or(Error::BadTable(spec.key)))
             .collect::<Result<_, _>>()?;
-        let old = self.carried.get(&spec.key).map(rows);
+        let former = self.carried.get(&spec.key).copied();
+        let old = former.as_ref().map(rows);
         // After a restart most tables are the same: then there is room even when a copy of each would not fit.
         let kept = old.filter(|rows| self.tables.holds(*rows, &table));
         let place = match kept {
             Some(rows) => rows,
             None => self.tables.write(&table, now)?,
         };
-        let frontend = Frontend {
-            table_row: place.first,
-            table_size: u32::try_from(table.len()).map_err(|_| Error::NoTableSpace)?,
-            flags: if spec.source_affinity { Frontend::SOURCE_AFFINITY } else { 0 },
+        let number = match former {
+            Some(former) => former.number,
+            None => self.free_numbers.first().copied().unwrap_or(self.unused_number),
         };
-        if let Err(error) = self.frontends.insert(spec.key, frontend, 0) {
+        let mut flags = 0;
+        for (bit, is_set) in [
+            (Frontend::SOURCE_AFFINITY, spec.source_affinity),
+            (Frontend::SOURCE_RANGES, !spec.source_ranges.is_empty()),
+            (Frontend::LIMITED, spec.limits.is_some()),
+            (Frontend::REWRITE_SOURCE, spec.rewrite_source),
+        ] {
+            flags |= if is_set { bit } else { 0 };
+        }
+        let table_size = u32::try_from(table.len()).map_err(|_| Error::NoTableSpace)?;
+        let limit = match &spec.limits {
+            Some(limits) => self.limits.put(limits, former.map(|former| former.limit)),
+            None => 0,
+        };
+        let frontend = Frontend { table_row: place.first, table_size, flags, number, limit };
+        let switched = self
+            .admit(number, spec)
+            .and_then(|()| self.frontends.insert(spec.key, frontend, 0).map_err(map_error(map::FRONTENDS)));
+        if let Err(error) = switched {
             if kept.is_none() {
                 self.tables.retire(place, now);
             }
-            return Err(map_error(map::FRONTENDS)(error));
+            return Err(error);
+        }
+        if former.is_none() {
+            self.watched.add(&spec.key.address);
+            if !self.free_numbers.remove(&number) {
+                self.unused_number = number + 1;
+            }
         }
         self.carried.insert(spec.key, frontend);
         if let (Some(old), None) = (old, kept) {
             self.tables.retire(old, now);
         }
         self.slots.bury_others(spec.key, &spec.backends);
-        self.applied.insert(spec.key, spec.clone());
+        let before = self.applied.insert(spec.key, spec.clone());
+        if before.is_some_and(|before| before.limits.is_some() && before.limits != spec.limits) {
+            self.release_limits();
+        }
         Ok(())
+    }
+
+    /// Gives every backend its slot.
+    fn put_backends(&mut self, spec: &FrontendSpec) -> Result<Vec<u32>, Error> {
+        let flags = if spec.direct { Backend::DIRECT } else { 0 };
+        let mut slots = Vec::with_capacity(spec.backends.len());
+        for backend in &spec.backends {
+            if self.slots.find(spec.key, backend.address).is_none() {
+                // Its replies must be seen from its first flow on.
+                self.watched.add(&backend.address.ip().into());
+            }
+            slots.push(self.slots.put(spec.key, backend, flags)?);
+        }
+        Ok(slots)
+    }
+
+    /// Writes who may connect to a frontend, and how often: what is new before what is gone, so that nobody is let in between.
+    fn admit(&mut self, number: u32, spec: &FrontendSpec) -> Result<(), Error> {
+        let before: &[IpNet] = self.applied.get(&spec.key).map_or(&[], |applied| &applied.source_ranges);
+        let stale: Vec<Key<SourceRange>> = if self.applied.contains_key(&spec.key) {
+            before
+                .iter()
+                .filter(|range| !spec.source_ranges.contains(range))
+                .map(|range| range_key(number, *range))
+                .collect()
+        } else {
+            // An earlier process's, or those of a frontend that had the number before.
+            let wanted: HashSet<(u32, [u8; 16])> = spec
+                .source_ranges
+                .iter()
+                .map(|range| range_key(number, *range))
+                .map(|key| (key.prefix_len(), key.data().address))
+                .collect();
+            self.source_ranges
+                .keys()
+                .flatten()
+                .filter(|key| {
+                    key.data().frontend == number && !wanted.contains(&(key.prefix_len(), key.data().address))
+                })
+                .collect()
+        };
+        for range in &spec.source_ranges {
+            self.source_ranges.insert(&range_key(number, *range), 1, 0).map_err(map_error(map::SOURCE_RANGES))?;
+        }
+        for key in stale {
+            let _ = self.source_ranges.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Frees the rows of limits that no frontend has any more.
+    fn release_limits(&mut self) {
+        let used: HashSet<&str> =
+            self.applied.values().filter_map(|spec| Some(&*spec.limits.as_ref()?.shared_by)).collect();
+        self.limits.keep(&used);
     }
 
     /// Takes no new flows for a frontend; established TCP flows go on.
@@ -262,9 +546,17 @@ impl DataPath {
         self.frontends.remove(&key).map_err(map_error(map::FRONTENDS))?;
         if let Some(old) = self.carried.remove(&key) {
             self.tables.retire(rows(&old), now);
+            self.watched.remove(&key.address);
+            self.free_numbers.insert(old.number);
+            let refused: Vec<RefusalKey> =
+                self.refusals.keys().flatten().filter(|refusal| refusal.frontend == old.number).collect();
+            for refusal in refused {
+                let _ = self.refusals.remove(&refusal);
+            }
         }
         self.slots.bury_others(key, &[]);
         self.applied.remove(&key);
+        self.release_limits();
         Ok(())
     }
 
@@ -272,74 +564,216 @@ impl DataPath {
     ///
     /// # Errors
     /// When the map takes no more.
-    pub fn set_vips(&mut self, wanted: &StdHashMap<Ipv4Addr, Vip>, others: Others) -> Result<(), Error> {
-        let present: StdHashMap<[u8; 4], Vip> = self.vips.iter().flatten().collect();
+    pub fn set_vips(&mut self, wanted: &StdHashMap<IpAddr, Vip>, others: Others) -> Result<(), Error> {
         if others == Others::Remove {
-            for address in present.keys().filter(|address| !wanted.contains_key(&Ipv4Addr::from(**address))) {
-                self.vips.remove(address).map_err(map_error(map::VIPS))?;
+            let gone: Vec<Address> =
+                self.present_vips.keys().filter(|vip| !wanted.contains_key(&vip.ip())).copied().collect();
+            for vip in gone {
+                self.vips.remove(&vip).map_err(map_error(map::VIPS))?;
+                self.present_vips.remove(&vip);
+                self.watched.remove(&vip);
             }
         }
-        for (address, vip) in wanted {
-            if present.get(&address.octets()) != Some(vip) {
-                self.vips.insert(address.octets(), *vip, 0).map_err(map_error(map::VIPS))?;
+        for (address, value) in wanted {
+            let vip = Address::from(*address);
+            let present = self.present_vips.get(&vip);
+            if present == Some(value) {
+                continue;
             }
+            if present.is_none() {
+                self.watched.add(&vip);
+            }
+            self.vips.insert(vip, *value, 0).map_err(map_error(map::VIPS))?;
+            self.present_vips.insert(vip, *value);
         }
         Ok(())
     }
 
-    /// Frees the slots of backends that are gone and have no live flow left.
-    ///
-    /// # Errors
-    /// When the flow table cannot be read.
-    pub fn reap(&mut self) -> Result<(), Error> {
-        let tombstones: Vec<u32> = self
+    /// Removes flows that are over, frees the slots of backends that are gone and have no live flow left, and counts the
+    /// flows of frontends that may have only so many.
+    pub fn reap(&mut self) {
+        let now = self.clock.now();
+        let slots = &self.slots;
+        let backend = |slot: u32| slots.get_or_free(slot);
+        self.flows.sweep(
+            |flow| flow.is_over(now) || backend(flow.backend).generation != flow.generation,
+            &self.sources,
+            backend,
+        );
+        let mut live = StdHashMap::new();
+        let mut present: StdHashMap<u32, u32> = StdHashMap::new();
+        self.flows.for_each(|flow| {
+            if flows::is_live(flow, now, ticks::TCP_LINGER) {
+                *live.entry(flow.backend).or_insert(0_u64) += 1;
+            }
+            if !flow.is_closed() {
+                *present.entry(flow.backend).or_insert(0) += 1;
+            }
+        });
+        let free: HashSet<u32> = self
             .slots
             .used()
-            .filter(|(_, backend)| backend.state == maps::backend_state::TOMBSTONE)
+            .filter(|(slot, backend)| backend.state == maps::backend_state::TOMBSTONE && !live.contains_key(slot))
             .map(|(slot, _)| slot)
             .collect();
-        if tombstones.is_empty() {
-            return Ok(());
+        if !free.is_empty() {
+            let slots = &self.slots;
+            let backend = |slot: u32| slots.get_or_free(slot);
+            // Before the slot forgets the address by which the reply index knows them.
+            self.flows.sweep(|flow| free.contains(&flow.backend), &self.sources, backend);
+            for slot in free {
+                self.watched.remove(&self.slots.get(slot).address);
+                self.slots.free(slot);
+            }
         }
-        let live = self.live_flows(maps::TCP_LINGER_NS)?;
-        for slot in tombstones.into_iter().filter(|slot| !live.contains_key(slot)) {
-            self.slots.free(slot);
-        }
-        Ok(())
+        self.count_flows(&present);
     }
 
-    /// Packets by outcome since the maps were made, all CPUs together.
+    /// Corrects the programs' count of the flows of limited frontends.
+    fn count_flows(&mut self, present: &StdHashMap<u32, u32>) {
+        let mut by_row: StdHashMap<u32, u32> = self.limits.rows().map(|row| (row, 0)).collect();
+        for (slot, flows) in present {
+            let frontend = self.carried.get(&self.slots.get(*slot).frontend);
+            if let Some(frontend) = frontend.filter(|frontend| frontend.flags & Frontend::LIMITED != 0) {
+                *by_row.entry(frontend.limit).or_insert(0) += flows;
+            }
+        }
+        for (row, flows) in by_row {
+            self.limits.set_present(row, flows);
+        }
+    }
+
+    /// What the flows of these frontends' backends have met with since the last call: the evidence for passive ejection.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn observe(&mut self, frontends: &HashSet<FrontendKey>) -> Result<Vec<Observed>, Error> {
+        let now = self.clock.now();
+        let since = std::mem::replace(&mut self.observed_at, now);
+        let mut failures: StdHashMap<u32, Vec<(IpAddr, Failure)>> = StdHashMap::new();
+        self.flows.for_each(|flow| {
+            if let Some(failure) = flows::failure(flow)
+                && flow.quiet(now) <= now.wrapping_sub(since)
+            {
+                failures.entry(flow.backend).or_default().push((flow.client.ip(), failure));
+            }
+        });
+        let mut observed = Vec::new();
+        let mut answers = StdHashMap::new();
+        for (slot, backend) in self.slots.used().filter(|(_, backend)| frontends.contains(&backend.frontend)) {
+            let cpus = self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?;
+            let packets: u64 = cpus.iter().map(|cpu| cpu.packets_out).sum();
+            let before = self.answers.get(&slot).copied().unwrap_or(packets);
+            answers.insert(slot, packets);
+            let failures = failures.remove(&slot).unwrap_or_default();
+            // A RST is a packet, too.
+            let resets = failures.iter().filter(|(_, failure)| *failure == Failure::Reset).count() as u64;
+            let answered = packets.saturating_sub(before) > resets;
+            if answered || !failures.is_empty() {
+                observed.push(Observed {
+                    frontend: backend.frontend,
+                    backend: slots::address(&backend),
+                    answered,
+                    failures,
+                });
+            }
+        }
+        self.answers = answers;
+        Ok(observed)
+    }
+
+    /// Packets by outcome since the maps were made, all CPUs and interfaces together.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Outcome, u64)>, Error> {
+        let mut sums: Vec<(Outcome, u64)> = Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect();
+        for row in 0..=MAX_INTERFACES {
+            for (sum, (_, packets)) in sums.iter_mut().zip(self.row_counters(row)?) {
+                sum.1 += packets;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Packets by outcome on one attached interface.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn interface_counters(&self, interface: &Interface) -> Result<Vec<(Outcome, u64)>, Error> {
+        match self.bits.get(&interface.index) {
+            Some(bit) => self.row_counters(bit.trailing_zeros() as usize),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn row_counters(&self, row: usize) -> Result<Vec<(Outcome, u64)>, Error> {
+        let first = u32::try_from(row * Outcome::ROW).unwrap_or(u32::MAX);
         Outcome::ALL
             .iter()
             .map(|outcome| {
-                let cpus = self.counters.get(&outcome.index(), 0).map_err(map_error(map::COUNTERS))?;
+                let cpus = self.counters.get(&(first + outcome.index()), 0).map_err(map_error(map::COUNTERS))?;
                 Ok((*outcome, cpus.iter().sum()))
             })
             .collect()
     }
 
-    /// Live flows by backend, tombstones among them.
+    /// What each frontend did not take since it is carried, by reason.
+    #[must_use]
+    pub fn refusals(&self) -> StdHashMap<FrontendKey, Vec<(Outcome, u64)>> {
+        let frontends: StdHashMap<u32, FrontendKey> =
+            self.carried.iter().map(|(key, frontend)| (frontend.number, *key)).collect();
+        let mut refusals: StdHashMap<FrontendKey, Vec<(Outcome, u64)>> = StdHashMap::new();
+        for (key, packets) in self.refusals.iter().flatten() {
+            let outcome = Outcome::ALL.get(key.outcome as usize);
+            if let (Some(frontend), Some(outcome)) = (frontends.get(&key.frontend), outcome) {
+                refusals.entry(*frontend).or_default().push((*outcome, packets));
+            }
+        }
+        refusals
+    }
+
+    /// Live flows and traffic by backend, tombstones among them.
     ///
     /// # Errors
-    /// When the flow table cannot be read.
-    pub fn backend_flows(&self) -> Result<BackendFlows, Error> {
-        let live = self.live_flows(0)?;
-        Ok(self
-            .slots
+    /// When a map cannot be read.
+    pub fn backend_uses(&self) -> Result<BackendUses, Error> {
+        let now = self.clock.now();
+        let mut live: StdHashMap<u32, u64> = StdHashMap::new();
+        self.flows.for_each(|flow| {
+            if flows::is_live(flow, now, 0) && self.slots.get_or_free(flow.backend).generation == flow.generation {
+                *live.entry(flow.backend).or_insert(0) += 1;
+            }
+        });
+        self.slots
             .used()
             .map(|(slot, backend)| {
-                ((backend.frontend, slots::address(&backend)), live.get(&slot).copied().unwrap_or(0))
+                let flows = live.get(&slot).copied().unwrap_or(0);
+                let mut traffic = Traffic::default();
+                for cpu in self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?.iter() {
+                    traffic.packets_in += cpu.packets_in;
+                    traffic.bytes_in += cpu.bytes_in;
+                    traffic.packets_out += cpu.packets_out;
+                    traffic.bytes_out += cpu.bytes_out;
+                }
+                Ok(((backend.frontend, slots::address(&backend)), BackendUse { flows, traffic }))
             })
-            .collect())
+            .collect()
+    }
+
+    /// How full the flow table is.
+    #[must_use]
+    pub fn flow_table(&self) -> FlowTableUse {
+        let mut flows = 0;
+        self.flows.for_each(|_| flows += 1);
+        let buckets = u64::from(self.flows.buckets());
+        let bytes = size_of::<FlowBucket>() + REPLY_BUCKETS_PER_FLOW_BUCKET * size_of::<ReplyBucket>();
+        FlowTableUse { flows, capacity: buckets * COMFORTABLE_WAYS, bytes: buckets * bytes as u64 }
     }
 
     /// Backends that are no longer endpoints but still have their slot, by frontend.
     #[must_use]
-    pub fn tombstones(&self) -> Vec<(FrontendKey, SocketAddrV4)> {
+    pub fn tombstones(&self) -> Vec<(FrontendKey, SocketAddr)> {
         self.slots
             .used()
             .filter(|(_, backend)| backend.state == maps::backend_state::TOMBSTONE)
@@ -348,12 +782,13 @@ impl DataPath {
     }
 
     /// Runs one of the programs on a frame, as if `interface` had received or were about to send it, and returns the
-    /// hook's verdict (`TC_ACT_…`) with the frame as the program left it. Counts and records flows like real traffic.
+    /// hook's verdict (`TC_ACT_…` or `XDP_…`) with the frame as the program left it. Counts and records flows like real
+    /// traffic.
     ///
     /// # Errors
     /// When the kernel refuses the run.
-    pub fn run_once(&mut self, direction: Direction, interface: u32, frame: &[u8]) -> Result<(i32, Vec<u8>), Error> {
-        hook::run_once(&mut self.object, direction, interface, frame)
+    pub fn run_once(&mut self, program: Program, interface: u32, frame: &[u8]) -> Result<(i32, Vec<u8>), Error> {
+        hook::run_once(&mut self.object, program, interface, frame)
     }
 
     /// Withdraws every VIP, detaches and removes all pins.
@@ -361,37 +796,110 @@ impl DataPath {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn uninstall(self) -> Result<(), Error> {
+        if let Some(former) = self.former {
+            former.uninstall()?;
+        }
         self.pins.uninstall()
-    }
-
-    /// Live forward flows by slot; one that both ends have closed still counts for `linger` nanoseconds.
-    fn live_flows(&self, linger: u64) -> Result<StdHashMap<u32, u64>, Error> {
-        let now = monotonic_ns();
-        let mut live = StdHashMap::new();
-        batch::for_each(self.flows.fd().as_fd(), |key: &FlowKey, flow: &Flow| {
-            let quiet = now.saturating_sub(flow.last_seen);
-            let limit = match key.protocol {
-                UDP => maps::UDP_IDLE_NS,
-                _ if flow.state & Flow::RESET != 0 => 0,
-                _ if flow.is_closed() => linger,
-                _ => maps::TCP_IDLE_NS,
-            };
-            if flow.direction == direction::FORWARD
-                && quiet < limit
-                && self.slots.get(flow.backend).generation == flow.generation
-            {
-                *live.entry(flow.backend).or_insert(0) += 1;
-            }
-        })
-        .map_err(|source| Error::MapCall { map: map::FLOWS, source })?;
-        Ok(live)
     }
 }
 
-/// The programs' clock, `bpf_ktime_get_ns`.
+/// Buckets of the reply index for each of the flow table.
+#[expect(clippy::cast_possible_truncation, reason = "four")]
+const REPLY_BUCKETS: u32 = REPLY_BUCKETS_PER_FLOW_BUCKET as u32;
+/// Ways of a bucket that are full on average when the table holds what it was made for: with two buckets to choose from, the
+/// fullest then has hardly more than two above the average.
+const COMFORTABLE_WAYS: u64 = WAYS as u64 - 2;
+
+/// Buckets of a table for this many flows.
+fn buckets(flows: u32) -> u32 {
+    u32::try_from(u64::from(flows).div_ceil(COMFORTABLE_WAYS)).unwrap_or(u32::MAX).max(1)
+}
+
+/// The programs' clock, which runs beside the monotonic one, each from its own beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// Its tick at some moment.
+    tick: u32,
+    /// The monotonic clock at that moment, in nanoseconds.
+    nanoseconds: u64,
+}
+
+impl Clock {
+    /// Asks the programs what time it is.
+    fn read(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self { tick: hook::clock(object)?, nanoseconds: monotonic_ns() })
+    }
+
+    /// The tick of a time of the monotonic clock, which version 1 of the maps kept; both in ticks.
+    pub(crate) const fn tick_of_monotonic(self, tick: u32) -> u32 {
+        tick.wrapping_add(self.tick).wrapping_sub(ticks::from_ns(self.nanoseconds))
+    }
+
+    /// The tick now.
+    pub(crate) fn now(self) -> u32 {
+        self.tick.wrapping_add(ticks::from_ns(monotonic_ns().saturating_sub(self.nanoseconds)))
+    }
+}
+
 fn monotonic_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Nanoseconds in a jiffy: the coarse clock moves once in each.
+fn jiffy_ns() -> u64 {
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(resolution.tv_nsec).unwrap_or(0).max(1)
+}
+
+fn range_key(number: u32, range: IpNet) -> Key<SourceRange> {
+    let bits = u32::from(range.prefix_len()) + if range.addr().is_ipv4() { SourceRange::MAPPED_BITS } else { 0 };
+    let data = SourceRange { frontend: number, address: Address::from(range.network()).0 };
+    Key::new(SourceRange::FRONTEND_BITS + bits, data)
+}
+
+/// Writes the addresses that may stand for clients', and returns the rows of the map.
+fn set_sources(object: &mut Ebpf, wanted: &[IpAddr]) -> Result<Vec<Address>, Error> {
+    let mut map: Array<MapData, Address> = take(object, map::SOURCE_ADDRESSES)?;
+    let rows = |is_family: fn(&&IpAddr) -> bool| {
+        let mut rows: Vec<Address> = wanted.iter().filter(is_family).map(|address| Address::from(*address)).collect();
+        rows.resize(MAX_SOURCES, Address::ZERO);
+        rows
+    };
+    let sources = [rows(|address| address.is_ipv4()), rows(|address| address.is_ipv6())].concat();
+    for (row, address) in (0..).zip(&sources) {
+        map.set(row, *address, 0).map_err(map_error(map::SOURCE_ADDRESSES))?;
+    }
+    Ok(sources)
+}
+
+/// Writes the settings, and returns the hash seed: that of the pinned map if it has one, because flows must keep their
+/// places and backends across a restart.
+fn set_settings(map: &mut SharedArray<Settings>, options: &Options, buckets: usize, sources: &[Address]) -> u64 {
+    let present = map.read(0);
+    let hash_seed = if present.hash_seed == 0 { options.hash_seed } else { present.hash_seed };
+    let count = |rows: &[Address]| {
+        u8::try_from(rows.iter().filter(|source| **source != Address::ZERO).count()).unwrap_or(u8::MAX)
+    };
+    let (v4, v6) = sources.split_at(MAX_SOURCES);
+    let ports = &options.source_ports;
+    map.write(
+        0,
+        Settings {
+            hash_seed,
+            flow_buckets: u32::try_from(buckets).unwrap_or(u32::MAX),
+            next_hop_epoch: present.next_hop_epoch.wrapping_add(1),
+            mode: options.mode.map_or(present.mode, Mode::raw),
+            refusals: options.refusals,
+            source_port: *ports.start(),
+            source_ports: u16::try_from(ports.len()).unwrap_or(u16::MAX),
+            sources_v4: count(v4),
+            sources_v6: count(v6),
+            pad: [0; 2],
+            jiffy_ns: jiffy_ns(),
+        },
+    );
+    hash_seed
 }
 
 /// Gives each interface the bit of its former slot, or else one that no interface had, as long as there are such: VIPs may
@@ -413,16 +921,6 @@ fn rows(frontend: &Frontend) -> Rows {
     Rows::of(frontend.table_row, frontend.table_size)
 }
 
-/// Sets the hash seed unless the pinned map already has one: flows must keep their backends across a restart.
-fn seed(object: &mut Ebpf, seed: u64) -> Result<(), Error> {
-    let mut settings: Array<MapData, Settings> = take(object, map::SETTINGS)?;
-    let present = settings.get(&0, 0).map_err(map_error(map::SETTINGS))?;
-    if present.hash_seed == 0 {
-        settings.set(0, Settings { hash_seed: seed }, 0).map_err(map_error(map::SETTINGS))?;
-    }
-    Ok(())
-}
-
 fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, Error> {
     let map = object.take_map(name).ok_or_else(|| missing(name))?;
     M::try_from(map).map_err(map_error(name))
@@ -430,18 +928,20 @@ fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &
 
 fn data(object: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
     match object.take_map(name) {
-        Some(Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data)) => Ok(data),
+        Some(Map::Array(data)) => Ok(data),
         _ => Err(missing(name)),
     }
 }
 
-/// Maps an array into this process. A pinned one may be another build's: then it must not be touched.
-fn shared<T: aya::Pod>(object: &mut Ebpf, name: &'static str, count: usize) -> Result<SharedArray<T>, Error> {
+/// Maps an array of `count` elements, or of however many it has, into this process. A pinned one may be another build's: then it must not be touched.
+fn shared<T: aya::Pod>(object: &mut Ebpf, name: &'static str, count: Option<usize>) -> Result<SharedArray<T>, Error> {
     let data = data(object, name)?;
     let info = data.info().map_err(map_error(name))?;
-    if info.value_size() as usize != size_of::<T>() || info.max_entries() as usize != count {
+    let present = info.max_entries() as usize;
+    if info.value_size() as usize != size_of::<T>() || count.is_some_and(|count| count != present) {
         return Err(Error::OtherLayout(name));
     }
+    let count = present;
     SharedArray::map(data.fd().as_fd(), count).map_err(|source| Error::MapCall { map: name, source })
 }
 

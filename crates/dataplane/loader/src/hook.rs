@@ -1,33 +1,34 @@
-//! Attaching the programs to an interface: tcx links where the kernel has them, clsact filters elsewhere.
+//! Attaching the programs to an interface: tcx links where the kernel has them, clsact filters elsewhere; XDP links where
+//! asked for.
 //!
-//! A tcx link is pinned: it outlasts this process, and its program is replaced atomically. A clsact filter outlasts the
+//! A tcx or XDP link is pinned: it outlasts this process, and its program is replaced atomically. A clsact filter outlasts the
 //! process by itself; it is found again by its priority and handle, and replaced in place.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, net::IpAddr, path::Path};
 
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+        xdp::XdpLink,
     },
 };
-use evenkeel_maps::{Vip, map, program};
+use evenkeel_maps::{Address, Vip, map, program};
 use nix::{
     ifaddrs::getifaddrs,
     net::if_::{InterfaceFlags, if_nametoindex},
 };
 
-use crate::{Direction, Error, pins, pins::Pins, preflight::Preflight};
+use crate::{Error, Program, link, pins, pins::Pins, preflight::Preflight};
 
 /// Priority and handle of the clsact filters: ours, unless somebody else chose the same uncommon pair.
 const FILTER_PRIORITY: u16 = 0xeb;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0xeb);
 
-const DIRECTIONS: [(TcAttachType, &str); 2] =
-    [(TcAttachType::Ingress, program::INGRESS), (TcAttachType::Egress, program::EGRESS)];
+const DIRECTIONS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 /// Where on an interface the programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,36 +37,72 @@ pub enum Hook {
     Tcx,
     /// A filter of the clsact queueing discipline.
     Clsact,
+    /// XDP in the driver for what arrives; tcx or clsact for what leaves.
+    Xdp,
+    /// XDP in the kernel, where the driver does not have it; tcx or clsact for what leaves.
+    XdpGeneric,
 }
 
 impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tcx, Self::Clsact, Self::Xdp, Self::XdpGeneric];
+
     /// The name in output and on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+        }
+    }
+
+    /// The hook with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.name() == name)
+    }
+
+    const fn xdp_mode(self) -> Option<XdpMode> {
+        match self {
+            Self::Xdp => Some(XdpMode::Driver),
+            Self::XdpGeneric => Some(XdpMode::Skb),
+            Self::Tcx | Self::Clsact => None,
         }
     }
 }
 
-/// Which hook is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HookChoice {
-    /// The best this kernel has.
-    #[default]
-    Auto,
-    /// This one, or an error.
-    Only(Hook),
+/// Which hooks are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookChoice {
+    /// For every interface not named below; `None`: the best this kernel has.
+    pub all: Option<Hook>,
+    /// By interface.
+    pub by_interface: BTreeMap<String, Hook>,
 }
 
 impl HookChoice {
-    /// The hook on this machine, and why it.
-    pub(crate) fn choose(self, machine: &Preflight) -> (Hook, &'static str) {
-        match self {
-            Self::Only(hook) => (hook, "as configured"),
-            Self::Auto if machine.has_tcx() => (Hook::Tcx, "the kernel has tcx links"),
-            Self::Auto => (Hook::Clsact, "the kernel is older than 6.6 and has no tcx links"),
+    /// The same hook on every interface.
+    #[must_use]
+    pub const fn only(hook: Hook) -> Self {
+        Self { all: Some(hook), by_interface: BTreeMap::new() }
+    }
+
+    /// Whether some interface is to have this hook.
+    pub(crate) fn has(&self, hook: Hook) -> bool {
+        self.all == Some(hook) || self.by_interface.values().any(|chosen| *chosen == hook)
+    }
+
+    /// The hook on an interface, and why it.
+    ///
+    /// XDP is never chosen by itself: it sees every segment of a bulk transfer alone, where a tc hook sees dozens at once, so
+    /// which is better depends on the traffic (`docs/decisions/0019-hooks.md`).
+    pub(crate) fn choose(&self, machine: &Preflight, interface: &str) -> (Hook, &'static str) {
+        match self.by_interface.get(interface).copied().or(self.all) {
+            Some(hook) => (hook, "as configured"),
+            None if machine.has_tcx() => (Hook::Tcx, "the kernel has tcx links"),
+            None => (Hook::Clsact, "the kernel is older than 6.6 and has no tcx links"),
         }
     }
 }
@@ -110,13 +147,16 @@ pub(crate) const fn direction_name(direction: TcAttachType) -> &'static str {
     }
 }
 
-/// Loads both programs: the verifier's turn.
-pub(crate) fn load_programs(object: &mut Ebpf) -> Result<(), Error> {
-    for (direction, _) in DIRECTIONS {
+/// Loads the programs that this kernel can run: the verifier's turn.
+pub(crate) fn load_programs(object: &mut Ebpf, machine: &Preflight) -> Result<(), Error> {
+    let failed = |name: &str, error| program_error(format!("load the program {name}"), error);
+    for direction in DIRECTIONS {
         let program = classifier(object, direction)?;
-        program
-            .load()
-            .map_err(|error| program_error(format!("load the {} program", direction_name(direction)), error))?;
+        program.load().map_err(|error| failed(direction_name(direction), error))?;
+    }
+    named(object, program::CLOCK)?.load().map_err(|error| failed(program::CLOCK, error))?;
+    if machine.has_xdp() {
+        xdp(object)?.load().map_err(|error| failed(program::XDP, error))?;
     }
     Ok(())
 }
@@ -124,52 +164,108 @@ pub(crate) fn load_programs(object: &mut Ebpf) -> Result<(), Error> {
 /// Offset of `ifindex` in the kernel's `struct __sk_buff`, and the structure's part that a test run takes.
 const SKB_IFINDEX: usize = 40;
 const SKB_SIZE: usize = 192;
+/// The same in `struct xdp_md`; the end of the data is in it, too.
+const XDP_IFINDEX: usize = 12;
+const XDP_DATA_END: usize = 4;
+const XDP_SIZE: usize = 24;
+/// What a program may add to a frame.
+const HEADROOM: usize = 256;
 
 /// A test run of one program on one frame.
 pub(crate) fn run_once(
     object: &mut Ebpf,
-    direction: Direction,
+    which: Program,
     interface: u32,
     frame: &[u8],
 ) -> Result<(i32, Vec<u8>), Error> {
-    let direction = match direction {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
-    };
-    let mut context = [0; SKB_SIZE];
-    context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&interface.to_ne_bytes());
-    let mut out = vec![0; frame.len() + 256];
+    let mut context = vec![0; if which == Program::Xdp { XDP_SIZE } else { SKB_SIZE }];
+    let mut put = |offset: usize, value: u32| context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    if which == Program::Xdp {
+        put(XDP_DATA_END, u32::try_from(frame.len()).unwrap_or(u32::MAX));
+        put(XDP_IFINDEX, interface);
+    } else {
+        put(SKB_IFINDEX, interface);
+    }
+    let mut out = vec![0; frame.len() + HEADROOM];
     let mut options = TestRunOptions::new();
     options.data_in = Some(frame);
     options.data_out = Some(&mut out);
     options.ctx_in = Some(&context);
     options.repeat = 1;
-    let program = classifier(object, direction)?;
-    let result = program.test_run(options).map_err(|error| program_error("run a test packet".to_owned(), error))?;
+    let result = match which {
+        Program::Ingress => classifier(object, TcAttachType::Ingress)?.test_run(options),
+        Program::Egress => classifier(object, TcAttachType::Egress)?.test_run(options),
+        Program::Xdp => xdp(object)?.test_run(options),
+    };
+    let result = result.map_err(|error| program_error("run a test packet".to_owned(), error))?;
     out.truncate(result.data_size_out as usize);
     Ok((result.return_value.cast_signed(), out))
 }
 
-/// Attaches both programs to `interface`, or replaces those of an earlier process.
-pub(crate) fn attach(object: &mut Ebpf, pins: &Pins, interface: &Interface, hook: Hook) -> Result<(), Error> {
-    for (direction, _) in DIRECTIONS {
-        let program = classifier(object, direction)?;
-        let what = format!("attach to {} ({}, {})", interface.name, direction_name(direction), hook.name());
-        match hook {
-            Hook::Tcx => {
-                attach_tcx(program, pins, interface, direction).map_err(|error| match error {
-                    Attach::Program(error) => program_error(what, error),
-                    Attach::Pin(error) => error,
-                })?;
-                // An earlier run may have been told to use the other hook.
-                remove_filter(&interface.name, direction);
+/// The programs' clock, in ticks.
+pub(crate) fn clock(object: &mut Ebpf) -> Result<u32, Error> {
+    let mut options = TestRunOptions::new();
+    // The shortest frame that the kernel runs a program on.
+    options.data_in = Some(&[0; 14]);
+    options.repeat = 1;
+    let result = named(object, program::CLOCK)?.test_run(options);
+    Ok(result.map_err(|error| program_error("read the programs' clock".to_owned(), error))?.return_value)
+}
+
+/// Attaches the programs to `interface`, or replaces those of an earlier process. A hook that was used before and is not
+/// any more goes last: a packet may meet both programs for a moment, of which the second finds nothing left to do, but none
+/// meets neither.
+pub(crate) fn attach(
+    object: &mut Ebpf,
+    pins: &Pins,
+    interface: &Interface,
+    hook: Hook,
+    has_tcx: bool,
+) -> Result<(), Error> {
+    let tc = match hook {
+        Hook::Tcx => Hook::Tcx,
+        Hook::Clsact => Hook::Clsact,
+        Hook::Xdp | Hook::XdpGeneric if has_tcx => Hook::Tcx,
+        Hook::Xdp | Hook::XdpGeneric => Hook::Clsact,
+    };
+    attach_tc(object, pins, interface, TcAttachType::Egress, tc)?;
+    match hook.xdp_mode() {
+        Some(mode) => {
+            // An interface has room for one XDP program, of one mode.
+            for other in [Hook::Xdp, Hook::XdpGeneric].into_iter().filter(|other| *other != hook) {
+                remove_link(&pins.xdp_link(&interface.name, other))?;
             }
-            Hook::Clsact => {
-                attach_clsact(program, interface, direction).map_err(|error| program_error(what, error))?;
-                pins::remove(&pins.link(&interface.name, direction))?;
+            let what = format!("attach to {} ({})", interface.name, hook.name());
+            attach_xdp(xdp(object)?, pins, interface, hook, mode).map_err(|error| error.explain(what))?;
+            remove_link(&pins.link(&interface.name, TcAttachType::Ingress))?;
+            remove_filter(&interface.name, TcAttachType::Ingress);
+        }
+        None => {
+            attach_tc(object, pins, interface, TcAttachType::Ingress, tc)?;
+            for other in [Hook::Xdp, Hook::XdpGeneric] {
+                remove_link(&pins.xdp_link(&interface.name, other))?;
             }
         }
     }
+    Ok(())
+}
+
+fn attach_tc(
+    object: &mut Ebpf,
+    pins: &Pins,
+    interface: &Interface,
+    direction: TcAttachType,
+    hook: Hook,
+) -> Result<(), Error> {
+    let program = classifier(object, direction)?;
+    let what = format!("attach to {} ({}, {})", interface.name, direction_name(direction), hook.name());
+    if hook == Hook::Clsact {
+        attach_clsact(program, interface, direction).map_err(|error| program_error(what, error))?;
+        return pins::remove(&pins.link(&interface.name, direction));
+    }
+    attach_tcx(program, pins, interface, direction).map_err(|error| error.explain(what))?;
+    // An earlier run may have been told to use the other hook.
+    remove_filter(&interface.name, direction);
     Ok(())
 }
 
@@ -177,57 +273,85 @@ pub(crate) fn attach(object: &mut Ebpf, pins: &Pins, interface: &Interface, hook
 pub(crate) fn detach_others(pins: &Pins, keep: &[Interface], former: &[u32]) -> Result<(), Error> {
     let kept: Vec<_> = keep
         .iter()
-        .flat_map(|interface| DIRECTIONS.map(|(direction, _)| pins.link(&interface.name, direction)))
+        .flat_map(|interface| {
+            let tc = DIRECTIONS.map(|direction| pins.link(&interface.name, direction));
+            let xdp = [Hook::Xdp, Hook::XdpGeneric].map(|hook| pins.xdp_link(&interface.name, hook));
+            tc.into_iter().chain(xdp)
+        })
         .collect();
     for path in pins.links()? {
         if !kept.contains(&path) {
-            // Held open meanwhile, the link ends here and not some time after its pin: whoever attaches next would be told
-            // that the program is there already.
-            let link = PinnedLink::from_pin(&path);
-            pins::remove(&path)?;
-            drop(link);
+            remove_link(&path)?;
         }
     }
     for index in former.iter().filter(|index| keep.iter().all(|interface| interface.index != **index)) {
-        if let Ok(name) = nix::net::if_::if_indextoname(*index) {
-            for (direction, _) in DIRECTIONS {
-                remove_filter(&name.to_string_lossy(), direction);
-            }
-        }
+        remove_filters_of(*index);
     }
+    Ok(())
+}
+
+/// Ends a link. Held open meanwhile, it ends here and not some time after its pin: whoever attaches next would be told that
+/// the program is there already.
+pub(crate) fn remove_link(path: &Path) -> Result<(), Error> {
+    let link = PinnedLink::from_pin(path);
+    pins::remove(path)?;
+    drop(link);
     Ok(())
 }
 
 /// Stops answering for every VIP, before anything else of the data path goes.
 pub(crate) fn withdraw(pins: &Pins) -> Result<(), Error> {
-    let Some(mut vips) = pinned::<[u8; 4], Vip>(pins, map::VIPS) else { return Ok(()) };
-    let owned: Vec<[u8; 4]> = vips.keys().flatten().collect();
-    for vip in owned {
-        let _ = vips.remove(&vip);
-    }
+    clear::<Address, Vip>(pins);
+    // The first version of the maps knew IPv4 alone.
+    clear::<[u8; 4], Vip>(pins);
     Ok(())
 }
 
-/// Removes the clsact filters from the interfaces that the pinned map names.
-pub(crate) fn remove_filters(pins: &Pins) {
-    let Some(interfaces) = pinned::<u32, evenkeel_maps::Interface>(pins, map::INTERFACES) else { return };
-    for index in interfaces.keys().flatten() {
-        if let Ok(name) = nix::net::if_::if_indextoname(index) {
-            for (direction, _) in DIRECTIONS {
-                remove_filter(&name.to_string_lossy(), direction);
-            }
+/// The VIPs in the pinned map, if it is of this version.
+pub(crate) fn vips(pins: &Pins) -> Vec<IpAddr> {
+    let Ok(data) = MapData::from_pin(pins.map(map::VIPS)) else { return Vec::new() };
+    let Ok(vips) = HashMap::<_, Address, Vip>::try_from(aya::maps::Map::HashMap(data)) else { return Vec::new() };
+    vips.keys().flatten().map(|vip| vip.ip()).collect()
+}
+
+fn clear<K: aya::Pod, V: aya::Pod>(pins: &Pins) {
+    let Ok(data) = MapData::from_pin(pins.map(map::VIPS)) else { return };
+    let Ok(mut vips) = HashMap::<_, K, V>::try_from(aya::maps::Map::HashMap(data)) else { return };
+    let owned: Vec<K> = vips.keys().flatten().collect();
+    for vip in owned {
+        let _ = vips.remove(&vip);
+    }
+}
+
+/// Removes the clsact filters from the interfaces of this namespace.
+pub(crate) fn remove_filters() {
+    for interface in nix::net::if_::if_nameindex().iter().flatten() {
+        for direction in DIRECTIONS {
+            remove_filter(&interface.name().to_string_lossy(), direction);
         }
     }
 }
 
-fn pinned<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &str) -> Option<HashMap<MapData, K, V>> {
-    let data = MapData::from_pin(pins.map(name)).ok()?;
-    HashMap::try_from(aya::maps::Map::HashMap(data)).ok()
+fn remove_filters_of(index: u32) {
+    if let Ok(name) = nix::net::if_::if_indextoname(index) {
+        for direction in DIRECTIONS {
+            remove_filter(&name.to_string_lossy(), direction);
+        }
+    }
 }
 
 enum Attach {
     Program(ProgramError),
     Pin(Error),
+}
+
+impl Attach {
+    fn explain(self, what: String) -> Error {
+        match self {
+            Self::Program(error) => program_error(what, error),
+            Self::Pin(error) => error,
+        }
+    }
 }
 
 fn attach_tcx(
@@ -237,8 +361,12 @@ fn attach_tcx(
     direction: TcAttachType,
 ) -> Result<(), Attach> {
     let path = pins.link(&interface.name, direction);
-    let adopted = adopt(program, &path, interface, direction).map_err(Attach::Program)?;
-    if adopted {
+    if let Some(link) = present(&path, interface)
+        && let Ok(link) = SchedClassifierLink::try_from(link)
+    {
+        let id = program.attach_to_link(link).map_err(Attach::Program)?;
+        // The pin holds the link; this process must not detach it when it ends.
+        drop(program.take_link(id).map(FdLink::try_from));
         return Ok(());
     }
     pins::remove(&path).map_err(Attach::Pin)?;
@@ -251,29 +379,29 @@ fn attach_tcx(
     Ok(())
 }
 
-/// Puts the program into the pinned link, if that link is attached to this very interface. A pin can be older than the
-/// interface: its device was deleted, or it is another namespace's.
-fn adopt(
-    program: &mut SchedClassifier,
-    path: &Path,
-    interface: &Interface,
-    direction: TcAttachType,
-) -> Result<bool, ProgramError> {
-    let Ok(pinned) = PinnedLink::from_pin(path) else { return Ok(false) };
-    let link = FdLink::from(pinned);
-    let Ok(info) = link.info() else { return Ok(false) };
-    let (_, attached) = SchedClassifier::query_tcx(&interface.name, direction)?;
-    if !attached.iter().any(|program| program.id() == info.program_id()) {
-        return Ok(false);
+fn attach_xdp(program: &mut Xdp, pins: &Pins, interface: &Interface, hook: Hook, mode: XdpMode) -> Result<(), Attach> {
+    let path = pins.xdp_link(&interface.name, hook);
+    if let Some(link) = present(&path, interface)
+        && let Ok(link) = XdpLink::try_from(link)
+    {
+        let id = program.attach_to_link(link).map_err(Attach::Program)?;
+        drop(program.take_link(id).map(FdLink::try_from));
+        return Ok(());
     }
-    let Ok(link) = SchedClassifierLink::try_from(link) else { return Ok(false) };
-    let id = program.attach_to_link(link)?;
-    // The pin holds the link; this process must not detach it when it ends.
-    let link = program.take_link(id)?;
-    if let Ok(link) = FdLink::try_from(link) {
-        drop(link);
-    }
-    Ok(true)
+    pins::remove(&path).map_err(Attach::Pin)?;
+    let link = program.attach(&interface.name, mode).map_err(Attach::Program)?;
+    let link = program.take_link(link).map_err(Attach::Program)?;
+    let link = FdLink::try_from(link).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
+    link.pin(&path).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
+    Ok(())
+}
+
+/// The pinned link, if it is attached to this very interface. A pin can be older than the interface: its device was deleted,
+/// or it is another namespace's.
+fn present(path: &Path, interface: &Interface) -> Option<FdLink> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    let id = link.info().ok()?.id();
+    (link::interface(id).ok()? == interface.index).then_some(link)
 }
 
 fn attach_clsact(
@@ -324,16 +452,28 @@ fn remove_filter(interface: &str, direction: TcAttachType) {
 }
 
 fn classifier(object: &mut Ebpf, direction: TcAttachType) -> Result<&mut SchedClassifier, Error> {
-    let name = match direction {
-        TcAttachType::Egress => program::EGRESS,
-        _ => program::INGRESS,
-    };
+    match direction {
+        TcAttachType::Egress => named(object, program::EGRESS),
+        _ => named(object, program::INGRESS),
+    }
+}
+
+fn named<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
     let missing = || program_error(format!("find program {name}"), ProgramError::UnexpectedProgramType);
     object
         .program_mut(name)
         .ok_or_else(missing)?
         .try_into()
         .map_err(|error| program_error(format!("find {name}"), error))
+}
+
+fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let missing = || program_error(format!("find program {}", program::XDP), ProgramError::UnexpectedProgramType);
+    object
+        .program_mut(program::XDP)
+        .ok_or_else(missing)?
+        .try_into()
+        .map_err(|error| program_error(format!("find {}", program::XDP), error))
 }
 
 fn program_error(what: String, source: ProgramError) -> Error {

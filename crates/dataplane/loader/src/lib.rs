@@ -12,19 +12,27 @@
 
 mod batch;
 mod datapath;
+mod flows;
 mod hook;
+mod limits;
+mod link;
+mod migrate;
+mod mode;
 mod pins;
 mod preflight;
 mod shared;
 mod slots;
 mod spec;
 mod tables;
+pub mod v1;
+mod watched;
 
-pub use datapath::{BackendFlows, DataPath, Direction, Options, Others};
+pub use datapath::{BackendUse, BackendUses, DataPath, Failure, FlowTableUse, Observed, Options, Others, Program};
 pub use hook::{Hook, HookChoice, Interface};
+pub use mode::{Mode, switch_mode};
 pub use pins::{PIN_ROOT, nodes, uninstall};
 pub use preflight::{Check, Preflight, Problem};
-pub use spec::{BackendSpec, FrontendSpec, State};
+pub use spec::{BackendSpec, FrontendSpec, Limits, State};
 
 /// The compiler that built the embedded eBPF object, as its `-V` prints it.
 pub const OBJECT_COMPILER: &str = env!("EVENKEEL_BPF_COMPILER");
@@ -58,6 +66,9 @@ pub enum Error {
     /// More interfaces than a VIP's mask has bits.
     #[error("at most {} interfaces can be attached", evenkeel_maps::MAX_INTERFACES)]
     TooManyInterfaces,
+    /// Two attached interfaces whose indices are a multiple of 65,536 apart.
+    #[error("interface {0} cannot be attached beside one with almost the same index: delete it and make it again")]
+    SameRow(String),
     /// The object could not be loaded.
     #[error("the kernel refused the eBPF object: {0}")]
     Load(#[from] aya::EbpfError),
@@ -91,6 +102,17 @@ pub enum Error {
          flows end), or go on with that build"
     )]
     OtherLayout(&'static str),
+    /// A newer version has pins for this node.
+    #[error(
+        "a newer evenkeel has set up the data path of this node ({path}), and two beside each other would both change its \
+         packets: run that version, or remove what it left with `evenkeel uninstall --node {node}` (its flows end)"
+    )]
+    NewerLayout {
+        /// Its directory under bpffs.
+        path: std::path::PathBuf,
+        /// The node's name.
+        node: String,
+    },
     /// All backend slots are in use.
     #[error("no backend slot is free: this node carries at most {} backends", evenkeel_maps::MAX_BACKENDS)]
     NoSlot,

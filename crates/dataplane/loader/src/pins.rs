@@ -1,23 +1,25 @@
 //! Where maps and links are pinned, who may drive them, and how they go.
 //!
-//! `/sys/fs/bpf/evenkeel/NODE/v1/MAP` and `…/link-INTERFACE-in`: one directory a node name, because several nodes can
+//! `/sys/fs/bpf/evenkeel/NODE/v2/MAP` and `…/link-INTERFACE-in`: one directory a node name, because several nodes can
 //! share one kernel (network namespaces), and one a schema version, because a map cannot change its layout.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     fs, io,
+    net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use aya::programs::TcAttachType;
-use evenkeel_maps::{SCHEMA_VERSION, map};
+use evenkeel_maps::SCHEMA_VERSION;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
     mount::{MountFlags, mount},
 };
 
-use crate::{Error, hook, preflight::is_bpffs};
+use crate::{Error, hook, hook::Hook, preflight::is_bpffs};
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// Parent of all nodes' pins.
@@ -37,12 +39,27 @@ impl Pins {
     /// # Errors
     /// [`Error::Locked`] when another process drives them.
     pub(crate) fn lock(node: &str) -> Result<Self, Error> {
-        Self::lock_directory(directory(node))
+        Self::lock_directory(directory(node, SCHEMA_VERSION))
+    }
+
+    /// Takes the pins that another version of the maps has for `node`; `None` if there are none.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub(crate) fn lock_version(node: &str, version: u32) -> Result<Option<Self>, Error> {
+        match Self::lock_present(directory(node, version)) {
+            Err(Error::Pin { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            pins => pins.map(Some),
+        }
     }
 
     fn lock_directory(directory: PathBuf) -> Result<Self, Error> {
+        fs::create_dir_all(&directory).map_err(|source| Error::Pin { path: directory.clone(), source })?;
+        Self::lock_present(directory)
+    }
+
+    fn lock_present(directory: PathBuf) -> Result<Self, Error> {
         let pin_error = |source: io::Error| Error::Pin { path: directory.clone(), source };
-        fs::create_dir_all(&directory).map_err(pin_error)?;
         let lock = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| pin_error(error.into()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -56,8 +73,22 @@ impl Pins {
         self.directory.join(name)
     }
 
+    /// Where a pin of this file name is.
+    pub(crate) fn path(&self, file_name: &OsStr) -> PathBuf {
+        self.directory.join(file_name)
+    }
+
+    /// The path of a node's map, for those that do not drive the node.
+    pub(crate) fn map_of(node: &str, name: &str) -> PathBuf {
+        directory(node, SCHEMA_VERSION).join(name)
+    }
+
     pub(crate) fn link(&self, interface: &str, direction: TcAttachType) -> PathBuf {
         self.directory.join(format!("{LINK_PREFIX}{}-{}", encode(interface), hook::direction_name(direction)))
+    }
+
+    pub(crate) fn xdp_link(&self, interface: &str, hook: Hook) -> PathBuf {
+        self.directory.join(format!("{LINK_PREFIX}{}-{}", encode(interface), hook.name()))
     }
 
     /// Paths of all pinned links.
@@ -80,11 +111,23 @@ impl Pins {
     /// When a pin cannot be removed.
     pub(crate) fn uninstall(self) -> Result<(), Error> {
         hook::withdraw(&self)?;
-        hook::remove_filters(&self);
-        for path in self.links()?.into_iter().chain(map::ALL.iter().map(|name| self.map(name))) {
+        hook::remove_filters();
+        for path in self.links()? {
             remove(&path)?;
         }
+        self.remove_directory()
+    }
+
+    /// Removes all pins that are left, and the directories that become empty.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub(crate) fn remove_directory(&self) -> Result<(), Error> {
         let pin_error = |path: &Path, source| Error::Pin { path: path.to_owned(), source };
+        // Whatever maps there are: other versions have others.
+        for entry in fs::read_dir(&self.directory).map_err(|source| pin_error(&self.directory, source))? {
+            remove(&entry.map_err(|source| pin_error(&self.directory, source))?.path())?;
+        }
         fs::remove_dir(&self.directory).map_err(|source| pin_error(&self.directory, source))?;
         // Parents stay while other versions or nodes use them.
         for parent in self.directory.ancestors().skip(1).take_while(|parent| *parent != Path::new(BPFFS)) {
@@ -96,15 +139,17 @@ impl Pins {
     }
 }
 
-/// Removes what a node left on this machine, whichever version of the maps. `false`: there was nothing.
+/// Removes what a node left on this machine, whichever version of the maps, and returns the VIPs that it carried. `None`:
+/// there was nothing.
 ///
 /// # Errors
 /// [`Error::Locked`] while an agent drives the node; [`Error::Pin`] when a pin cannot be removed.
-pub fn uninstall(node: &str) -> Result<bool, Error> {
-    let mut found = false;
+pub fn uninstall(node: &str) -> Result<Option<Vec<IpAddr>>, Error> {
+    let mut found = None;
     for version in fs::read_dir(Path::new(PIN_ROOT).join(encode(node))).into_iter().flatten().flatten() {
-        Pins::lock_directory(version.path())?.uninstall()?;
-        found = true;
+        let pins = Pins::lock_directory(version.path())?;
+        found.get_or_insert_with(Vec::new).extend(hook::vips(&pins));
+        pins.uninstall()?;
     }
     Ok(found)
 }
@@ -146,6 +191,11 @@ fn is_mount_namespace_private() -> bool {
     namespace("self") != namespace("1")
 }
 
+/// Whether there is such a pin.
+pub(crate) fn exists(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(|source| Error::Pin { path: path.to_owned(), source })
+}
+
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -155,8 +205,23 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn directory(node: &str) -> PathBuf {
-    Path::new(PIN_ROOT).join(encode(node)).join(format!("v{SCHEMA_VERSION}"))
+/// The pins of a newer version of the maps, if `node` has some.
+pub(crate) fn newer(node: &str) -> Option<PathBuf> {
+    let directories = fs::read_dir(Path::new(PIN_ROOT).join(encode(node))).into_iter().flatten().flatten();
+    directories
+        .filter(|entry| version(&entry.file_name().to_string_lossy()).is_some_and(|version| version > SCHEMA_VERSION))
+        .map(|entry| entry.path())
+        // One that is empty holds nothing: its agent did not come to making maps.
+        .find(|path| fs::read_dir(path).is_ok_and(|mut pins| pins.next().is_some()))
+}
+
+fn directory(node: &str, version: u32) -> PathBuf {
+    Path::new(PIN_ROOT).join(encode(node)).join(format!("v{version}"))
+}
+
+/// The version that a directory's name tells.
+fn version(name: &str) -> Option<u32> {
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// bpffs reserves names with dots, and a slash would lead elsewhere: such bytes become `~` and two hexadecimal digits.

@@ -12,6 +12,8 @@ use crate::{
 /// The oldest kernel the data plane runs on, and the first one with tcx links.
 const FLOOR: (u8, u8) = (5, 15);
 const TCX_SINCE: (u8, u8) = (6, 6);
+/// The first kernel with XDP for frames in several buffers.
+const XDP_SINCE: (u8, u8) = (5, 18);
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -27,6 +29,8 @@ pub enum Check {
     Bpffs,
     /// tcx links, where they are asked for.
     Tcx,
+    /// XDP, where it is asked for.
+    Xdp,
     /// Root, or the capabilities that stand for it here.
     Privilege,
 }
@@ -40,6 +44,7 @@ impl Check {
             Self::Btf => "kernel_btf",
             Self::Bpffs => "bpffs",
             Self::Tcx => "tcx",
+            Self::Xdp => "xdp",
             Self::Privilege => "privilege",
         }
     }
@@ -93,9 +98,15 @@ impl Preflight {
         self.kernel >= Some(TCX_SINCE)
     }
 
+    /// Whether the kernel runs the XDP program.
+    #[must_use]
+    pub fn has_xdp(&self) -> bool {
+        self.kernel >= Some(XDP_SINCE)
+    }
+
     /// Everything that is missing for this choice of hook.
     #[must_use]
-    pub fn problems(&self, hook: HookChoice) -> Vec<Problem> {
+    pub fn problems(&self, hooks: &HookChoice) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.kernel.is_none_or(|version| version < FLOOR) {
             problems.push(Problem {
@@ -114,10 +125,17 @@ impl Preflight {
                 remedy: "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y (those of Debian and Ubuntu are)".to_owned(),
             });
         }
-        if hook == HookChoice::Only(Hook::Tcx) && !self.has_tcx() {
+        if hooks.has(Hook::Tcx) && !self.has_tcx() {
             problems.push(Problem {
                 check: Check::Tcx,
                 found: "this kernel has no tcx links, which came with 6.6".to_owned(),
+                remedy: "Use --hook auto, which attaches clsact filters here".to_owned(),
+            });
+        }
+        if (hooks.has(Hook::Xdp) || hooks.has(Hook::XdpGeneric)) && !self.has_xdp() {
+            problems.push(Problem {
+                check: Check::Xdp,
+                found: "this kernel has no XDP for frames in several buffers, which came with 5.18".to_owned(),
                 remedy: "Use --hook auto, which attaches clsact filters here".to_owned(),
             });
         }
@@ -173,7 +191,7 @@ mod tests {
         Preflight { kernel: Some((6, 1)), btf: true, bpffs: true, privileged: true }
     }
 
-    fn names(machine: &Preflight, hook: HookChoice) -> Vec<&'static str> {
+    fn names(machine: &Preflight, hook: &HookChoice) -> Vec<&'static str> {
         let problems = machine.problems(hook);
         assert!(problems.iter().all(|problem| !problem.remedy.is_empty()));
         problems.iter().map(|problem| problem.check.name()).collect()
@@ -181,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_good_machine_has_no_problems() {
-        assert_eq!(good().problems(HookChoice::Auto), []);
+        assert_eq!(good().problems(&HookChoice::default()), []);
         assert!(!good().has_tcx());
         assert!(Preflight { kernel: Some((6, 6)), ..good() }.has_tcx());
     }
@@ -189,10 +207,12 @@ mod tests {
     #[test]
     fn everything_that_is_missing_is_named_with_a_remedy() {
         let bare = Preflight { kernel: Some((5, 10)), btf: false, bpffs: false, privileged: true };
-        assert_eq!(names(&bare, HookChoice::Auto), ["kernel_version", "kernel_btf", "bpffs"]);
-        assert_eq!(names(&Preflight { privileged: false, ..good() }, HookChoice::Auto), ["privilege"]);
-        assert_eq!(names(&good(), HookChoice::Only(Hook::Tcx)), ["tcx"]);
-        assert_eq!(names(&good(), HookChoice::Only(Hook::Clsact)), [""; 0]);
+        assert_eq!(names(&bare, &HookChoice::default()), ["kernel_version", "kernel_btf", "bpffs"]);
+        assert_eq!(names(&Preflight { privileged: false, ..good() }, &HookChoice::default()), ["privilege"]);
+        assert_eq!(names(&good(), &HookChoice::only(Hook::Tcx)), ["tcx"]);
+        let old = Preflight { kernel: Some((5, 15)), ..good() };
+        assert_eq!(names(&old, &HookChoice::only(Hook::Xdp)), ["xdp"]);
+        assert_eq!(names(&good(), &HookChoice::only(Hook::Clsact)), [""; 0]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddr,
 };
 
 use evenkeel_maps::{Backend, FrontendKey, backend_state};
@@ -13,7 +13,7 @@ use crate::{Error, shared::Elements, spec::BackendSpec};
 /// it back after a restart.
 pub(crate) struct Slots<E> {
     array: E,
-    by_frontend: HashMap<FrontendKey, HashMap<SocketAddrV4, u32>>,
+    by_frontend: HashMap<FrontendKey, HashMap<SocketAddr, u32>>,
     /// Slots never used, from here to the end.
     unused_from: u32,
     /// Slots that were used and are free again.
@@ -39,8 +39,13 @@ impl<E: Elements<Backend>> Slots<E> {
         self.array.read(slot as usize)
     }
 
+    /// The backend of a slot that was read from a record; a free one if there is no such slot.
+    pub(crate) fn get_or_free(&self, slot: u32) -> Backend {
+        if (slot as usize) < self.array.count() { self.get(slot) } else { Backend::FREE }
+    }
+
     /// The slot of a backend, if it has one.
-    pub(crate) fn find(&self, frontend: FrontendKey, address: SocketAddrV4) -> Option<u32> {
+    pub(crate) fn find(&self, frontend: FrontendKey, address: SocketAddr) -> Option<u32> {
         self.by_frontend.get(&frontend)?.get(&address).copied()
     }
 
@@ -49,18 +54,18 @@ impl<E: Elements<Backend>> Slots<E> {
     pub(crate) fn put(&mut self, frontend: FrontendKey, spec: &BackendSpec, flags: u8) -> Result<u32, Error> {
         if let Some(slot) = self.find(frontend, spec.address) {
             let backend = self.get(slot);
-            self.write(slot, Backend { state: spec.state.raw(), flags, ..backend });
+            self.write(slot, Backend { state: spec.state.raw(), share: spec.share, flags, ..backend });
             return Ok(slot);
         }
         let slot = self.take_free()?;
         let backend = Backend {
-            address: spec.address.ip().octets(),
-            port: spec.address.port().to_be_bytes(),
-            state: backend_state::FREE,
-            flags,
+            address: spec.address.ip().into(),
             frontend,
+            port: spec.address.port().to_be_bytes(),
+            flags,
             generation: self.get(slot).generation,
-            pad: 0,
+            share: spec.share,
+            ..Backend::FREE
         };
         // The identity while the slot is still free, then the state alone.
         self.write(slot, backend);
@@ -71,7 +76,7 @@ impl<E: Elements<Backend>> Slots<E> {
 
     /// Turns every slot of `frontend` whose address is not in `keep` into a tombstone.
     pub(crate) fn bury_others(&mut self, frontend: FrontendKey, keep: &[BackendSpec]) {
-        let keep: HashSet<SocketAddrV4> = keep.iter().map(|spec| spec.address).collect();
+        let keep: HashSet<SocketAddr> = keep.iter().map(|spec| spec.address).collect();
         let buried: Vec<u32> = self
             .by_frontend
             .get(&frontend)
@@ -131,34 +136,26 @@ impl<E: Elements<Backend>> Slots<E> {
 }
 
 /// The address a slot forwards to.
-pub(crate) fn address(backend: &Backend) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(backend.address), u16::from_be_bytes(backend.port))
+pub(crate) fn address(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(backend.address.ip(), u16::from_be_bytes(backend.port))
 }
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_maps::TCP;
+    use evenkeel_maps::{Address, TCP};
 
     use super::*;
     use crate::spec::State;
 
-    const FRONTEND: FrontendKey = FrontendKey { address: [10, 0, 0, 1], port: [0, 80], protocol: TCP, pad: 0 };
-    const FREE: Backend = Backend {
-        address: [0; 4],
-        port: [0; 2],
-        state: backend_state::FREE,
-        flags: 0,
-        frontend: FrontendKey { address: [0; 4], port: [0; 2], protocol: 0, pad: 0 },
-        generation: 0,
-        pad: 0,
-    };
+    const FRONTEND: FrontendKey =
+        FrontendKey { address: Address::v4([10, 0, 0, 1]), port: [0, 80], protocol: TCP, pad: [0; 5] };
 
     fn backend(last: u8) -> BackendSpec {
-        BackendSpec { address: SocketAddrV4::new([10, 0, 1, last].into(), 80), state: State::Active }
+        BackendSpec::new(SocketAddr::new([10, 0, 1, last].into(), 80), State::Active)
     }
 
     fn slots(count: usize) -> Slots<Vec<Backend>> {
-        Slots::adopt(vec![FREE; count])
+        Slots::adopt(vec![Backend::FREE; count])
     }
 
     #[test]

@@ -8,12 +8,18 @@
 //! versions live in different directories.
 #![no_std]
 
+mod address;
+mod flow;
+mod hash;
 mod outcome;
 
+pub use address::Address;
+pub use flow::{Flow, FlowBucket, ReplyBucket, Tuple, WAYS};
+pub use hash::{Place, address_bit, mix, place};
 pub use outcome::{Outcome, Verdict};
 
 /// Version of the map layouts in this crate; part of the pin path.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Capacity of [`Backend`] slots on one node: 50,000 endpoints with two ports each, and room for tombstones.
 pub const MAX_BACKENDS: usize = 131_072;
@@ -21,35 +27,85 @@ pub const MAX_BACKENDS: usize = 131_072;
 pub const MAX_FRONTENDS: usize = 16_384;
 /// Capacity of VIPs on one node.
 pub const MAX_VIPS: usize = 8_192;
-/// Entries of the flow table when nothing else is asked for; a connection takes two, one a direction.
-pub const DEFAULT_FLOW_ENTRIES: usize = 524_288;
+/// Capacity of source ranges, all frontends together.
+pub const MAX_SOURCE_RANGES: usize = 65_536;
+/// Flows the flow table is made for when nothing else is asked for.
+pub const DEFAULT_FLOWS: usize = 262_144;
+/// Buckets of the flow table in the object; user space sets the real number when it makes the map.
+pub const DEFAULT_FLOW_BUCKETS: usize = DEFAULT_FLOWS / WAYS;
+/// Buckets of the reply index for every bucket of the flow table: half of its entries stay free.
+pub const REPLY_BUCKETS_PER_FLOW_BUCKET: usize = 2 * WAYS / flow::REPLY_ENTRIES;
+/// Datagrams whose later fragments are awaited at one time.
+pub const MAX_FRAGMENTED: usize = 16_384;
 /// Interfaces that can be attached at once: the width of [`Vip::answer_on`].
 pub const MAX_INTERFACES: usize = 32;
+/// Rows of [`map::INTERFACES`]; an interface's row is its index modulo this.
+pub const INTERFACE_ROWS: usize = 65_536;
+/// Next hops that each CPU remembers.
+pub const NEXT_HOPS: usize = 4_096;
+/// Bits of [`map::WATCHED`]: few enough to stay in the cache, and enough for 55,000 addresses with 5 % of false alarms.
+pub const WATCHED_BITS: usize = 1 << 20;
+/// Source addresses for rewriting, of each family.
+pub const MAX_SOURCES: usize = 8;
 
 /// Maglev slots in one row of the table map: a cache line, because the kernel pads array values to eight bytes.
 pub const TABLE_ROW: usize = 16;
 /// Rows of the table map: 4 Mi Maglev slots, 16 MiB.
 pub const TABLE_ROWS: usize = 262_144;
 
-/// Nanoseconds without a packet after which a UDP flow is over and its next datagram picks a backend anew.
-pub const UDP_IDLE_NS: u64 = 60_000_000_000;
 /// A UDP flow with this many datagrams from the client is a session; with fewer it is an exchange of question and answer.
 pub const UDP_SESSION_DATAGRAMS: u8 = 4;
-/// Nanoseconds without a packet after which an exchange is over. A draining backend keeps its sessions, but the next
-/// question from the same client port goes to a backend that stays.
-pub const UDP_EXCHANGE_IDLE_NS: u64 = 1_000_000_000;
-/// Nanoseconds without a packet after which a TCP flow no longer blocks the reuse of its reply tuple and no longer
-/// counts as live.
-pub const TCP_IDLE_NS: u64 = 7_200_000_000_000;
 
-/// Nanoseconds for which the slot of a backend that is gone is kept after both FINs: the last acknowledgement, or a FIN
-/// that was lost and is sent again, still has to get there.
-pub const TCP_LINGER_NS: u64 = 10_000_000_000;
+/// Spans of time, in ticks of the programs' clock.
+pub mod ticks {
+    /// Ticks in a second. A tick is 2^20 ns, about a millisecond: the programs shift the kernel's clock instead of dividing
+    /// it.
+    pub const SECOND: u32 = 954;
+    /// A UDP flow is over after this long without a packet, and its next datagram picks a backend anew.
+    pub const UDP_IDLE: u32 = 60 * SECOND;
+    /// An exchange is over after this long without a packet from the client. A draining backend keeps its sessions, but the
+    /// next question from the same client port goes to a backend that stays.
+    pub const UDP_EXCHANGE_IDLE: u32 = SECOND;
+    /// A SYN that nobody answered.
+    pub const TCP_OPENING: u32 = 30 * SECOND;
+    /// An established connection without a packet: two hours and four minutes, RFC 5382 REQ-5.
+    pub const TCP_ESTABLISHED: u32 = 7_440 * SECOND;
+    /// One side has sent its FIN.
+    pub const TCP_CLOSING: u32 = 600 * SECOND;
+    /// Both have: the tuple rests while the one that closed first may be in TIME-WAIT.
+    pub const TCP_TIME_WAIT: u32 = 60 * SECOND;
+    /// After a reset.
+    pub const TCP_RESET: u32 = 10 * SECOND;
+    /// The slot of a backend that is gone is kept this long after both FINs: the last acknowledgement, or a FIN that was
+    /// lost and is sent again, still has to get there.
+    pub const TCP_LINGER: u32 = 10 * SECOND;
+    /// A next hop is looked up anew after this long, even if nobody has told that it changed.
+    pub const NEXT_HOP: u32 = SECOND;
+    /// A record's times are not brought up to date more often than this: a line that is only read is not written back to
+    /// memory.
+    pub const REFRESH: u32 = SECOND / 8;
+    /// Fragments of a datagram that are this late come too late.
+    pub const FRAGMENTS: u32 = 30 * SECOND;
 
+    /// The tick of a kernel time in nanoseconds. Wraps after seven weeks; spans are differences modulo 2^32.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the clock of ticks wraps")]
+    pub const fn from_ns(nanoseconds: u64) -> u32 {
+        (nanoseconds >> 20) as u32
+    }
+}
+
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+/// IP protocol number of SCTP.
+pub const SCTP: u8 = 132;
 
 #[cfg(feature = "user")]
 macro_rules! plain {
@@ -60,20 +116,50 @@ macro_rules! plain {
     )+ };
 }
 #[cfg(feature = "user")]
-plain!(FrontendKey, Frontend, Vip, Backend, FlowKey, Flow, Interface, Settings);
+plain!(
+    Address,
+    FrontendKey,
+    Frontend,
+    Vip,
+    Backend,
+    Tuple,
+    Flow,
+    FlowBucket,
+    ReplyBucket,
+    Interface,
+    Settings,
+    Traffic,
+    Limit,
+    SourceRange,
+    RefusalKey
+);
 
 /// Key of the frontends map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey {
     /// VIP.
-    pub address: [u8; 4],
+    pub address: Address,
     /// Port, big-endian.
     pub port: [u8; 2],
     /// IP protocol number: [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad: [u8; 5],
+}
+
+impl FrontendKey {
+    /// The key of `port`, in host byte order, of a VIP.
+    #[must_use]
+    pub fn new(address: impl Into<Address>, port: u16, protocol: u8) -> Self {
+        Self { address: address.into(), port: port.to_be_bytes(), protocol, pad: [0; 5] }
+    }
+
+    /// The port in host byte order.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
 }
 
 /// A frontend: where its Maglev table lies, and how it picks. Replaced as a whole, so a reader sees the old table or the
@@ -85,13 +171,23 @@ pub struct Frontend {
     pub table_row: u32,
     /// Slots of the Maglev table; zero when no backend takes new flows.
     pub table_size: u32,
-    /// [`Frontend::SOURCE_AFFINITY`].
+    /// [`Frontend::SOURCE_AFFINITY`] and the other bits.
     pub flags: u32,
+    /// The frontend's number: its part of the source ranges and of the refusals.
+    pub number: u32,
+    /// Its row in the limits map, which frontends of one service share.
+    pub limit: u32,
 }
 
 impl Frontend {
     /// Pick by client address alone, so that all of a client's flows meet the same backend.
     pub const SOURCE_AFFINITY: u32 = 1;
+    /// Only clients in the source ranges may connect.
+    pub const SOURCE_RANGES: u32 = 2;
+    /// [`Frontend::limit`] applies.
+    pub const LIMITED: u32 = 4;
+    /// Replace the client's address by one of this node's, so that replies come back here.
+    pub const REWRITE_SOURCE: u32 = 8;
 }
 
 /// Value of the VIPs map, keyed by address.
@@ -116,112 +212,188 @@ pub mod backend_state {
     pub const TOMBSTONE: u8 = 4;
 }
 
-/// A backend of one frontend. The identity (everything but `state`) is written while the slot is free and never changes
-/// while it is in use.
-#[repr(C)]
+/// A backend of one frontend, one cache line. The identity (everything but `state` and `share`) is written while the slot
+/// is free and never changes while it is in use.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// Address to forward to.
-    pub address: [u8; 4],
+    pub address: Address,
+    /// The frontend this slot belongs to.
+    pub frontend: FrontendKey,
     /// Port to forward to, big-endian.
     pub port: [u8; 2],
     /// One of [`backend_state`].
     pub state: u8,
     /// [`Backend::DIRECT`].
     pub flags: u8,
-    /// The frontend this slot belongs to.
-    pub frontend: FrontendKey,
     /// Rises each time the slot is given to another backend; a flow of an older generation is stale.
     pub generation: u32,
+    /// Of 255 new flows that would meet this backend, how many do; the others go to the next one in the table. What health
+    /// checks say, beside the state, which is what the endpoint says.
+    pub share: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 15],
 }
 
 impl Backend {
     /// Forward past the node's stack, to the next hop.
     pub const DIRECT: u8 = 1;
+    /// All of its flows.
+    pub const FULL_SHARE: u8 = 255;
+    /// An unused slot.
+    pub const FREE: Self = Self {
+        address: Address::ZERO,
+        frontend: FrontendKey { address: Address::ZERO, port: [0; 2], protocol: 0, pad: [0; 5] },
+        port: [0; 2],
+        state: backend_state::FREE,
+        flags: 0,
+        generation: 0,
+        share: 0,
+        pad: [0; 15],
+    };
 }
 
-/// Key of the flow table: a packet's five-tuple in the direction in which it is seen.
+/// Packets and bytes of one backend, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, with Ethernet headers.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients, with Ethernet headers.
+    pub bytes_out: u64,
+}
+
+/// What a service's frontends together may take; one row of the limits map, indexed by [`Frontend::limit`]. The programs count on it, user
+/// space corrects the count of flows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Flows at one time; zero: no limit.
+    pub flows: u32,
+    /// Flows at present, as far as known: the programs add, user space counts anew.
+    pub present: u32,
+    /// New flows a second; zero: no limit.
+    pub rate: u32,
+    /// New flows that may come at once.
+    pub burst: u32,
+    /// Tick of the last look at the rate in the upper half, thousandths of new flows that may come now in the lower.
+    pub bucket: u64,
+}
+
+/// Key data of the source ranges, a longest-prefix-match trie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRange {
+    /// [`Frontend::number`], always matched in full.
+    pub frontend: u32,
+    /// The network.
+    pub address: [u8; 16],
+}
+
+impl SourceRange {
+    /// Bits of the key before the address.
+    pub const FRONTEND_BITS: u32 = 32;
+    /// Bits of an IPv4-mapped address before the IPv4 address.
+    pub const MAPPED_BITS: u32 = 96;
+}
+
+/// Key of the refusals map: what a frontend did not take, by reason.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
+pub struct RefusalKey {
+    /// [`Frontend::number`].
+    pub frontend: u32,
+    /// [`Outcome::index`].
+    pub outcome: u32,
+}
+
+/// A datagram of which the first fragment has been seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentKey {
     /// Source address.
-    pub source: [u8; 4],
+    pub source: Address,
     /// Destination address.
-    pub destination: [u8; 4],
-    /// Source port, big-endian.
-    pub source_port: [u8; 2],
-    /// Destination port, big-endian.
-    pub destination_port: [u8; 2],
+    pub destination: Address,
+    /// Identification, as on the wire; IPv4's in the first two bytes.
+    pub identification: [u8; 4],
     /// IP protocol number.
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
 }
 
-/// Which way a flow entry points.
-pub mod direction {
-    /// Client to VIP: the entry holds the backend's address and port.
-    pub const FORWARD: u8 = 0;
-    /// Backend to client: the entry holds the VIP and its port.
-    pub const REPLY: u8 = 1;
-}
-
-/// One direction of a flow: what to write into the packet.
+/// The ports that only the first fragment carries.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// `CLOCK_MONOTONIC` nanoseconds of the last packet.
-    pub last_seen: u64,
-    /// New destination ([`direction::FORWARD`]) or source ([`direction::REPLY`]).
-    pub address: [u8; 4],
-    /// Its port, big-endian.
-    pub port: [u8; 2],
-    /// One of [`direction`].
-    pub direction: u8,
-    /// [`Flow::RESET`] and the other bits; kept on the forward entry.
-    pub state: u8,
-    /// Backend slot.
-    pub backend: u32,
-    /// [`Backend::generation`] at the time of the pick.
-    pub generation: u32,
-    /// TCP initial sequence number of the client's SYN, as on the wire; zero when the flow was picked up mid-stream.
-    pub initial_sequence: [u8; 4],
-    /// [`Backend::flags`] at the time of the pick.
-    pub flags: u8,
-    /// Datagrams from the client without a long pause between them, up to [`UDP_SESSION_DATAGRAMS`].
-    pub datagrams: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+pub struct FragmentPorts {
+    /// Source port, big-endian.
+    pub source_port: [u8; 2],
+    /// Destination port, big-endian.
+    pub destination_port: [u8; 2],
+    /// Tick of the first fragment.
+    pub seen: u32,
 }
 
-impl Flow {
-    /// FIN seen from the client.
-    pub const FIN_CLIENT: u8 = 1;
-    /// FIN seen from the backend.
-    pub const FIN_BACKEND: u8 = 2;
-    /// RST seen from either side.
-    pub const RESET: u8 = 4;
-
-    /// Whether both ends are done with this TCP flow.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_closed(&self) -> bool {
-        self.state & Self::RESET != 0 || self.state & (Self::FIN_CLIENT | Self::FIN_BACKEND) == 3
-    }
+/// A next hop as one CPU remembers it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// The destination it leads to.
+    pub address: Address,
+    /// Interface to leave by.
+    pub interface: u32,
+    /// Tick of the lookup.
+    pub seen: u32,
+    /// [`Settings::next_hop_epoch`] at the lookup.
+    pub epoch: u32,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Hardware address of the neighbour, then of the interface: the first twelve bytes of the frame, in words as they lie in
+    /// memory.
+    pub macs: [u32; 3],
+    /// Interface the packet came from; routing may depend on it.
+    pub from: u32,
 }
 
-/// Value of the interfaces map, keyed by interface index.
+/// An interface: a row of the interfaces map, at its index modulo [`INTERFACE_ROWS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Hardware address to answer with.
     pub mac: [u8; 6],
-    /// Bit number in [`Vip::answer_on`].
+    /// Bit number in [`Vip::answer_on`] and part of the counters; [`Interface::NOT_ATTACHED`] if no program is attached.
     pub slot: u8,
+    /// [`Interface::TAKES_FRAMES`].
+    pub flags: u8,
+    /// The interface's index; zero: the row is empty.
+    pub index: u32,
     /// Zero.
-    pub pad: u8,
+    pub pad: u32,
+}
+
+impl Interface {
+    /// In `slot`: no program is attached, the row only tells what the interface can do.
+    pub const NOT_ATTACHED: u8 = 0xff;
+    /// The driver sends frames that an XDP program of another interface redirects to it.
+    pub const TAKES_FRAMES: u8 = 1;
+    /// An empty row.
+    pub const NONE: Self = Self { mac: [0; 6], slot: Self::NOT_ATTACHED, flags: 0, index: 0, pad: 0 };
+}
+
+/// What the programs do with packets.
+pub mod mode {
+    /// Balance them.
+    pub const ACTIVE: u32 = 0;
+    /// Count what would be balanced and let it pass.
+    pub const OBSERVE: u32 = 1;
+    /// Let everything pass.
+    pub const BYPASS: u32 = 2;
 }
 
 /// The one entry of the settings map.
@@ -230,6 +402,26 @@ pub struct Interface {
 pub struct Settings {
     /// Keys the flow hash, so that a client cannot choose its backend. Zero: not set yet.
     pub hash_seed: u64,
+    /// Buckets of the flow table.
+    pub flow_buckets: u32,
+    /// Rises when routes or neighbours change: next hops of another epoch are looked up anew.
+    pub next_hop_epoch: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+    /// Refusals (RST, unreachable) a second and CPU.
+    pub refusals: u32,
+    /// First port of the range for rewritten sources, in host byte order.
+    pub source_port: u16,
+    /// Ports in that range.
+    pub source_ports: u16,
+    /// IPv4 addresses in the sources map, from row zero.
+    pub sources_v4: u8,
+    /// IPv6 addresses in the sources map, from row [`MAX_SOURCES`].
+    pub sources_v6: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+    /// Nanoseconds in a jiffy, by which the kernel counts time where the programs can read it without a call.
+    pub jiffy_ns: u64,
 }
 
 /// Names of the maps, as in the object and as pinned.
@@ -238,20 +430,53 @@ pub mod map {
     pub const FRONTENDS: &str = "FRONTENDS";
     /// VIP to [`Vip`](crate::Vip).
     pub const VIPS: &str = "VIPS";
+    /// Bits of the addresses that concern the programs ([`address_bit`](crate::address_bit)); shared memory.
+    pub const WATCHED: &str = "WATCHED";
     /// Slot to [`Backend`](crate::Backend); shared memory.
     pub const BACKENDS: &str = "BACKENDS";
     /// Rows of Maglev slots holding backend slots; shared memory.
     pub const TABLE: &str = "TABLE";
-    /// [`FlowKey`](crate::FlowKey) to [`Flow`](crate::Flow).
+    /// [`FlowBucket`](crate::FlowBucket)s; shared memory.
     pub const FLOWS: &str = "FLOWS";
-    /// Interface index to [`Interface`](crate::Interface).
+    /// [`ReplyBucket`](crate::ReplyBucket)s; shared memory.
+    pub const REPLIES: &str = "REPLIES";
+    /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPorts`](crate::FragmentPorts).
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`SourceRange`](crate::SourceRange) to nothing.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// [`Frontend::limit`](crate::Frontend::limit) to [`Limit`](crate::Limit); shared memory.
+    pub const LIMITS: &str = "LIMITS";
+    /// Addresses for rewritten sources.
+    pub const SOURCE_ADDRESSES: &str = "SOURCE_ADDRESSES";
+    /// Interface index, modulo its rows, to [`Interface`](crate::Interface); shared memory.
     pub const INTERFACES: &str = "INTERFACES";
-    /// [`Outcome`](crate::Outcome) to packets, per CPU.
+    /// Packets by interface slot and [`Outcome`](crate::Outcome), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Zero to [`Settings`](crate::Settings).
+    /// Backend slot to [`Traffic`](crate::Traffic), per CPU.
+    pub const TRAFFIC: &str = "TRAFFIC";
+    /// [`RefusalKey`](crate::RefusalKey) to packets.
+    pub const REFUSALS: &str = "REFUSALS";
+    /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
-    /// All of them.
-    pub const ALL: [&str; 8] = [FRONTENDS, VIPS, BACKENDS, TABLE, FLOWS, INTERFACES, COUNTERS, SETTINGS];
+    /// All that are pinned. What only one CPU remembers for a moment is not.
+    pub const ALL: [&str; 16] = [
+        FRONTENDS,
+        VIPS,
+        WATCHED,
+        BACKENDS,
+        TABLE,
+        FLOWS,
+        REPLIES,
+        FRAGMENTS,
+        SOURCE_RANGES,
+        LIMITS,
+        SOURCE_ADDRESSES,
+        INTERFACES,
+        COUNTERS,
+        TRAFFIC,
+        REFUSALS,
+        SETTINGS,
+    ];
 }
 
 /// Names of the programs in the object.
@@ -260,6 +485,10 @@ pub mod program {
     pub const INGRESS: &str = "evenkeel_in";
     /// The egress hook of an interface (tc, tcx).
     pub const EGRESS: &str = "evenkeel_out";
+    /// The XDP hook of an interface, in the place of [`INGRESS`].
+    pub const XDP: &str = "evenkeel_xdp";
+    /// Attached nowhere: returns the programs' clock, in [`ticks`](crate::ticks).
+    pub const CLOCK: &str = "evenkeel_clock";
 }
 
 #[cfg(test)]
@@ -268,36 +497,19 @@ mod tests {
 
     #[test]
     fn layouts_have_the_size_the_kernel_sees() {
-        assert_eq!(size_of::<FrontendKey>(), 8);
-        assert_eq!(size_of::<Frontend>(), 12);
-        assert_eq!(size_of::<Backend>(), 24);
-        assert_eq!(size_of::<FlowKey>(), 16);
-        assert_eq!(size_of::<Flow>(), 32);
-        assert_eq!(size_of::<Interface>(), 8);
+        assert_eq!(size_of::<FrontendKey>(), 24);
+        assert_eq!(size_of::<Frontend>(), 20);
+        assert_eq!(size_of::<Backend>(), 64);
+        assert_eq!(size_of::<Tuple>(), 40);
+        assert_eq!(size_of::<Flow>(), 64);
+        assert_eq!(size_of::<FlowBucket>(), 64 * (WAYS + 1));
+        assert_eq!(size_of::<ReplyBucket>(), 64);
+        assert_eq!(size_of::<Interface>(), 16);
+        assert_eq!(size_of::<FragmentKey>(), 40);
+        assert_eq!(size_of::<NextHop>(), 48);
         // Array values shared by mmap must be a multiple of eight bytes, or indices do not match addresses.
-        assert_eq!(size_of::<Backend>() % 8, 0);
+        assert_eq!(size_of::<Settings>() % 8, 0);
+        assert_eq!(size_of::<Limit>() % 8, 0);
         assert_eq!(size_of::<[u32; TABLE_ROW]>() % 8, 0);
-    }
-
-    #[test]
-    fn a_flow_is_closed_after_both_fins_or_a_reset() {
-        let mut flow = Flow {
-            last_seen: 0,
-            address: [0; 4],
-            port: [0; 2],
-            direction: direction::FORWARD,
-            state: Flow::FIN_CLIENT,
-            backend: 0,
-            generation: 0,
-            initial_sequence: [0; 4],
-            flags: 0,
-            datagrams: 0,
-            pad: [0; 2],
-        };
-        assert!(!flow.is_closed());
-        flow.state |= Flow::FIN_BACKEND;
-        assert!(flow.is_closed());
-        flow.state = Flow::RESET;
-        assert!(flow.is_closed());
     }
 }

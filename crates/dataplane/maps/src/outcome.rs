@@ -53,16 +53,40 @@ outcomes! {
     StackMidstream = "stack_midstream" => Pass,
     /// Reply met at ingress: source restored to the VIP and sent on directly.
     ReplyDirect = "reply_direct" => Redirect,
+    /// Reply met at ingress: restored, and left to the kernel's routing.
+    ReplyStack = "reply_stack" => Pass,
     /// Reply met at egress: source restored to the VIP.
     ReplyRestored = "reply_restored" => Pass,
+    /// ICMP error about a reply, sent on directly to the backend that sent the reply.
+    IcmpForward = "icmp_forward" => Redirect,
+    /// As `icmp_forward`, left to the kernel's routing.
+    IcmpStack = "icmp_stack" => Pass,
+    /// ICMP error about a client's packet: what it quotes is restored to what the client sent.
+    IcmpRestored = "icmp_restored" => Pass,
+    /// As `icmp_restored`, sent on directly.
+    IcmpReply = "icmp_reply" => Redirect,
     /// ARP request for an owned VIP answered.
     ArpAnswered = "arp_answered" => Redirect,
-    /// Another host claims a VIP that this node owns.
+    /// Another host claims a VIP that this node owns, by ARP.
     ArpConflict = "arp_conflict" => Pass,
-    /// ICMP echo request to an owned VIP answered.
+    /// Neighbour solicitation for an owned VIP answered.
+    NdpAnswered = "ndp_answered" => Redirect,
+    /// Another host claims a VIP that this node owns, by a neighbour advertisement.
+    NdpConflict = "ndp_conflict" => Pass,
+    /// Echo request to an owned VIP answered.
     EchoAnswered = "echo_answered" => Redirect,
-    /// Neither IPv4 nor ARP.
-    PassNotIpv4 = "pass_not_ipv4" => Pass,
+    /// To a VIP port that has no frontend: refused with a TCP reset.
+    RefusedReset = "refused_reset" => Redirect,
+    /// To a VIP port that has no frontend: refused with an ICMP error, port unreachable.
+    RefusedUnreachable = "refused_unreachable" => Redirect,
+    /// Packet of an established flow whose backend is gone: reset.
+    ResetBackendGone = "reset_backend_gone" => Redirect,
+    /// What would have been balanced, in observe-only mode.
+    Observed = "observed" => Pass,
+    /// Passed because of the bypass.
+    Bypassed = "bypassed" => Pass,
+    /// Neither IP nor ARP.
+    PassNotIp = "pass_not_ip" => Pass,
     /// ARP that does not concern an owned VIP.
     PassArp = "pass_arp" => Pass,
     /// Carries a VLAN tag: belongs to another interface.
@@ -73,9 +97,11 @@ outcomes! {
     PassMalformed = "pass_malformed" => Pass,
     /// To no VIP, and no reply.
     PassNotVip = "pass_not_vip" => Pass,
+    /// SCTP to a VIP, which is not balanced.
+    PassSctp = "pass_sctp" => Pass,
     /// Leaves the node and is no reply of a flow.
     PassEgress = "pass_egress" => Pass,
-    /// To a VIP port that has no frontend.
+    /// To a VIP port that has no frontend; nothing answers it: a reset, or more refusals than allowed.
     DropNoFrontend = "drop_no_frontend" => Drop,
     /// No backend takes new flows.
     DropNoBackend = "drop_no_backend" => Drop,
@@ -83,12 +109,24 @@ outcomes! {
     DropBackendGone = "drop_backend_gone" => Drop,
     /// Every backend tried already talks to this client address and port for another frontend.
     DropTupleInUse = "drop_tuple_in_use" => Drop,
-    /// The flow table took no entry.
+    /// No port is left that could stand for the client's towards this backend.
+    DropSourcePorts = "drop_source_ports" => Drop,
+    /// From an address that cannot be a client's: unspecified, loopback, multicast, broadcast, or the VIP itself.
+    DropSource = "drop_source" => Drop,
+    /// The client is in none of the service's source ranges.
+    DropSourceRange = "drop_source_range" => Drop,
+    /// The service has as many flows as it may have.
+    DropConnectionLimit = "drop_connection_limit" => Drop,
+    /// The service gets more new flows a second than it may.
+    DropConnectionRate = "drop_connection_rate" => Drop,
+    /// The flow table has no room that could be given away.
     DropFlowTable = "drop_flow_table" => Drop,
-    /// Fragment to a VIP: the later ones carry no ports.
+    /// Later fragment of a datagram whose first fragment, which alone has the ports, has not been seen.
     DropFragment = "drop_fragment" => Drop,
     /// To a VIP by a protocol that is not balanced.
     DropProtocol = "drop_protocol" => Drop,
+    /// ICMP error to a VIP that quotes no packet of a flow.
+    DropIcmp = "drop_icmp" => Drop,
     /// To a VIP, but shorter than its headers claim.
     DropMalformed = "drop_malformed" => Drop,
     /// Time to live used up.
@@ -100,8 +138,12 @@ outcomes! {
 }
 
 impl Outcome {
-    /// Number of outcomes, the size of the counters map.
+    /// Number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
+    const _ROOM: () = assert!(Self::COUNT <= Self::ROW);
+
+    /// Counters of one interface: a power of two, with room for more outcomes without another layout.
+    pub const ROW: usize = 64;
 
     /// Index of the outcome's counter.
     #[inline(always)]

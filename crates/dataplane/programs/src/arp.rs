@@ -1,13 +1,15 @@
 //! Answering ARP for owned VIPs: in the program, so that a VIP stays reachable while no agent runs.
 
-use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
-use evenkeel_maps::Outcome;
+use evenkeel_maps::{Address, Interface, Outcome, mode};
 
-use crate::{maps, packet};
+use crate::{
+    frame::{Frame, pointer},
+    maps,
+};
 
 /// Ethernet frame with an ARP packet for IPv4, RFC 826.
 #[repr(C)]
-struct Frame {
+struct Arp {
     ethernet_destination: [u8; 6],
     ethernet_source: [u8; 6],
     ether_type: [u8; 2],
@@ -26,43 +28,42 @@ const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
 /// Turns a request for an owned VIP into its reply, in place, and sends it back.
-#[inline(always)]
-pub fn answer(ctx: &TcContext) -> Outcome {
-    // SAFETY: the kernel's context; the verifier checks the fields.
-    let (interface, vlan) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).vlan_present) };
-    if vlan != 0 {
+#[inline(never)]
+pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
+    if frame.is_tagged() {
         return Outcome::PassVlan;
     }
-    packet::linearise(ctx);
-    let Some(frame) = packet::pointer::<Frame>(ctx, 0) else { return Outcome::PassArp };
+    frame.pull(size_of::<Arp>() as u32);
+    let Some(arp) = pointer::<Arp>(frame, 0) else { return Outcome::PassArp };
     // SAFETY: `pointer` has checked the bounds; nothing else refers to the packet meanwhile.
-    let frame = unsafe { &mut *frame };
-    if frame.hardware_type != [0, 1]
-        || frame.protocol_type != [8, 0]
-        || frame.hardware_length != 6
-        || frame.protocol_length != 4
+    let arp = unsafe { &mut *arp };
+    if arp.hardware_type != [0, 1]
+        || arp.protocol_type != [8, 0]
+        || arp.hardware_length != 6
+        || arp.protocol_length != 4
     {
         return Outcome::PassArp;
     }
-    let Some(mac) = maps::owned_on(frame.target_ip, interface) else {
-        return Outcome::PassArp;
-    };
     // RFC 5227: an announcement names the same address as sender and target. Answering it would start a quarrel.
-    if frame.sender_ip == frame.target_ip {
+    let claimed = Address::v4(arp.sender_ip);
+    if arp.sender_mac != interface.mac && maps::is_owned_on(&claimed, interface) {
         return Outcome::ArpConflict;
     }
-    if frame.operation != REQUEST {
+    let vip = arp.target_ip;
+    if arp.operation != REQUEST || arp.sender_ip == vip || !maps::is_owned_on(&Address::v4(vip), interface) {
         return Outcome::PassArp;
     }
-    let vip = frame.target_ip;
-    frame.operation = REPLY;
-    frame.target_mac = frame.sender_mac;
-    frame.target_ip = frame.sender_ip;
-    frame.sender_mac = mac;
-    frame.sender_ip = vip;
-    frame.ethernet_destination = frame.target_mac;
-    frame.ethernet_source = mac;
-    // SAFETY: a helper without pointers.
-    unsafe { bpf_redirect(interface, 0) };
+    // Whoever only observes must not attract what it then does not serve.
+    if maps::SETTINGS.get(0).is_some_and(|settings| settings.mode == mode::OBSERVE) {
+        return Outcome::Observed;
+    }
+    arp.operation = REPLY;
+    arp.target_mac = arp.sender_mac;
+    arp.target_ip = arp.sender_ip;
+    arp.sender_mac = interface.mac;
+    arp.sender_ip = vip;
+    arp.ethernet_destination = arp.target_mac;
+    arp.ethernet_source = interface.mac;
+    frame.send(frame.interface());
     Outcome::ArpAnswered
 }

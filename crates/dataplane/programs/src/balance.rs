@@ -1,163 +1,272 @@
 //! Deciding where a packet goes: the flow table first, then the frontend's Maglev table.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_ns,
-    programs::TcContext,
-};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use evenkeel_maps::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, Outcome, TCP, TCP_IDLE_NS, UDP, UDP_EXCHANGE_IDLE_NS, UDP_IDLE_NS,
-    UDP_SESSION_DATAGRAMS, backend_state, direction,
+    Address, Backend, Flow, Frontend, FrontendKey, ICMP, ICMPV6, Interface, Outcome, SCTP, Settings, TCP, Tuple,
+    UDP_SESSION_DATAGRAMS, backend_state, mix, mode, ticks,
 };
 
 use crate::{
-    echo,
-    maps::{self, BACKENDS, FLOWS, FRONTENDS, SETTINGS, VIPS},
+    flows::{self, Found},
+    fragment,
+    frame::{Frame, Receiver},
+    icmp, limits,
+    maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, Work},
     packet::{self, Packet, Transport, tcp_flags},
-    rewrite::{End, Ttl, rewrite},
-    send,
+    refuse,
+    rewrite::Ends,
+    send::{self, Names, Target},
+    source,
 };
 
-/// Backends tried for a new flow whose reply tuple is taken.
-const ATTEMPTS: u32 = 4;
-/// Pause after which a packet looks whether its reply entry is still there. The flow table gives up entries one at a time,
-/// and those that have rested.
-const REST_NS: u64 = 1_000_000_000;
+/// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
+/// client's address and port already.
+const PICKS: u32 = 24;
+
+pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
+const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };
+const FORWARD_MIDSTREAM: Names =
+    Names { direct: Outcome::ForwardMidstream, stack: Outcome::StackMidstream, untouched: false };
 
 /// A packet that arrived: to a VIP, a reply, or none of our business.
 #[inline(always)]
-pub fn ingress(ctx: &TcContext) -> Outcome {
-    if let Err(outcome) = packet::addressed_here(ctx) {
-        return outcome;
+pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Outcome {
+    if frame.is_tagged() {
+        return Outcome::PassVlan;
     }
-    let Some(packet) = packet::parse(ctx) else { return Outcome::PassMalformed };
-    if packet.transport == Transport::Tcp || packet.transport == Transport::Udp {
-        if let Some(flow) = FLOWS.get_ptr_mut(&packet.key) {
-            // SAFETY: the memory is the map's for good. Another CPU can give the entry to another flow meanwhile; that costs
-            // at most this packet, which is as if it had come a moment later.
-            let flow = unsafe { &mut *flow };
-            if flow.direction == direction::REPLY {
-                return reply(ctx, &packet, flow);
-            }
-            if let Some(outcome) = known_flow(ctx, &packet, flow) {
-                return outcome;
+    let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Outcome::PassNotVip };
+    if settings.mode == mode::BYPASS {
+        return Outcome::Bypassed;
+    }
+    let Some((source, destination, protocol)) = packet::glance(frame, ether_type == packet::ETHER_TYPE_IPV6) else {
+        return Outcome::PassMalformed;
+    };
+    let to_vip = maps::is_watched(&destination);
+    if !to_vip && !maps::is_watched(&source) && !packet::may_be_icmp(protocol) {
+        return Outcome::PassNotVip;
+    }
+    if packet::parse(frame, ether_type, &mut work.packet).is_none() {
+        return Outcome::PassMalformed;
+    }
+    let now = now(settings);
+    let decision = if work.packet.transport == Transport::Icmp {
+        icmp::ingress(frame, work, interface, settings)
+    } else {
+        ports(frame, work, interface, settings, to_vip, now)
+    };
+    match decision {
+        Ok(()) => send::forward(frame, work, settings, now),
+        Err(Outcome::RefusedReset) => refuse::refuse(frame, &work.packet, settings, now),
+        Err(Outcome::ResetBackendGone) => refuse::reset_gone(frame, &work.packet, settings, now),
+        Err(outcome) => outcome,
+    }
+}
+
+/// A packet with ports, or a fragment of one: where it goes, into `work.target`; or what becomes of it instead.
+#[inline(always)]
+fn ports(
+    frame: &impl Frame,
+    work: &mut Work,
+    interface: &Interface,
+    settings: &Settings,
+    to_vip: bool,
+    now: u32,
+) -> Result<(), Outcome> {
+    if frame.receiver(interface) != Receiver::Host {
+        return Err(Outcome::PassOtherHost);
+    }
+    if settings.mode == mode::OBSERVE {
+        let is_vip = maps::is_vip(&work.packet.tuple.destination);
+        return Err(if is_vip { Outcome::Observed } else { Outcome::PassNotVip });
+    }
+    match work.packet.transport {
+        Transport::Tcp | Transport::Udp => {
+            if work.packet.is_first_fragment {
+                fragment::remember(&work.packet, now);
             }
         }
+        Transport::LaterFragment => {
+            if matches!(work.packet.tuple.protocol, ICMP | ICMPV6) && maps::is_vip(&work.packet.tuple.destination) {
+                return Err(icmp::later_fragment(frame, &work.packet, interface));
+            }
+            fragment::recall(&mut work.packet, now);
+        }
+        Transport::Icmp | Transport::Other | Transport::Truncated => return Err(unbalanced(&work.packet)),
     }
-    // SAFETY: user space replaces entries as a whole.
-    if unsafe { VIPS.get(packet.key.destination) }.is_none() {
+    decide(work, to_vip, settings, now)
+}
+
+/// The programs' clock, in [`ticks`]: the kernel's count of jiffies, which costs a load where its clock costs a call.
+#[inline(always)]
+pub fn now(settings: &Settings) -> u32 {
+    // SAFETY: a helper without arguments.
+    ticks::from_ns(unsafe { bpf_jiffies64() }.wrapping_mul(settings.jiffy_ns))
+}
+
+/// A packet that could be to a VIP, but is of a kind that is not balanced.
+#[inline(always)]
+fn unbalanced(packet: &Packet) -> Outcome {
+    if !maps::is_vip(&packet.tuple.destination) {
         return Outcome::PassNotVip;
     }
     match packet.transport {
-        Transport::Tcp | Transport::Udp => new_flow(ctx, &packet),
-        Transport::Other if packet.key.protocol == echo::ICMP => echo::answer(ctx, &packet),
-        Transport::Other => Outcome::DropProtocol,
-        Transport::Fragment => Outcome::DropFragment,
         Transport::Truncated => Outcome::DropMalformed,
+        _ if packet.tuple.protocol == SCTP => Outcome::PassSctp,
+        _ => Outcome::DropProtocol,
     }
 }
 
-/// A packet that leaves: a reply gets its VIP back.
+/// Where a packet goes, into `work.target`; or what becomes of it instead.
 #[inline(always)]
-pub fn egress(ctx: &TcContext) -> Outcome {
-    let Some(packet) = packet::parse(ctx) else { return Outcome::PassEgress };
-    if packet.transport != Transport::Tcp && packet.transport != Transport::Udp {
-        return Outcome::PassEgress;
+fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Result<(), Outcome> {
+    let hash = work.packet.tuple.hash(settings.hash_seed);
+    let mut found = Found::NOTHING;
+    let mut is_stale = false;
+    if to_vip {
+        is_stale = flows::find(&work.packet.tuple, settings, hash, &mut found);
+        if is_stale && let Some(decision) = known_flow(&work.packet, &mut work.target, &found, now) {
+            return decision;
+        }
     }
-    let Some(flow) = FLOWS.get_ptr_mut(&packet.key) else { return Outcome::PassEgress };
-    // SAFETY: as in `ingress`.
-    let flow = unsafe { &mut *flow };
-    if flow.direction != direction::REPLY {
-        return Outcome::PassEgress;
+    if !is_stale && flows::find_reply(&work.packet.tuple, settings, &mut found) {
+        return reply(&work.packet, &mut work.target, &found, now);
     }
-    note_reply(&packet, flow);
-    match rewrite(ctx, &packet, End::Source, flow.address, flow.port, Ttl::Keep) {
-        Some(()) => Outcome::ReplyRestored,
-        None => Outcome::DropRewrite,
+    if work.packet.transport == Transport::LaterFragment {
+        let is_vip = maps::is_vip(&work.packet.tuple.destination);
+        return Err(if is_vip { Outcome::DropFragment } else { Outcome::PassNotVip });
     }
+    // Each step is a function of its own, and leaves what it found in `work`: nested, they would not fit on the stack.
+    admit(work, now)?;
+    let slot = pick(work, settings, now);
+    begin(work, slot, now)?;
+    if work.rewrites_source && !source::choose(work, settings, hash as u32, now) {
+        return Err(maps::refuse(work.frontend.number, Outcome::DropSourcePorts));
+    }
+    record(work, is_stale.then_some(&found), hash, now)
 }
 
+/// Counts a packet of a backend.
 #[inline(always)]
-fn now() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// A reply met at ingress. In `stack` forwarding it belongs to the kernel, whose connection tracking must see the
-/// backend's own address; it is restored at egress.
-#[inline(always)]
-fn reply(ctx: &TcContext, packet: &Packet, flow: &mut Flow) -> Outcome {
-    if flow.flags & Backend::DIRECT == 0 {
-        return Outcome::PassNotVip;
-    }
-    let outcome = send::reply(ctx, packet, flow.address, flow.port);
-    if outcome == Outcome::ReplyDirect {
-        note_reply(packet, flow);
-    }
-    outcome
-}
-
-/// Notes on the forward entry what a reply tells about the flow.
-#[inline(always)]
-fn note_reply(packet: &Packet, flow: &mut Flow) {
-    flow.last_seen = now();
-    let state = match packet.transport {
-        Transport::Tcp if packet.flags & tcp_flags::RST != 0 => Flow::RESET,
-        Transport::Tcp if packet.flags & tcp_flags::FIN != 0 => Flow::FIN_BACKEND,
-        _ => return,
-    };
-    let forward = FlowKey {
-        source: packet.key.destination,
-        destination: flow.address,
-        source_port: packet.key.destination_port,
-        destination_port: flow.port,
-        protocol: packet.key.protocol,
-        pad: [0; 3],
-    };
-    if let Some(entry) = FLOWS.get_ptr_mut(&forward) {
-        // SAFETY: as in `ingress`.
-        let entry = unsafe { &mut *entry };
-        // The client's tuple may have moved on to another backend; what the former one still sends does not concern it.
-        if entry.backend == flow.backend && entry.generation == flow.generation {
-            entry.state |= state;
+fn count_traffic(slot: u32, bytes: u32, from_client: bool) {
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
+        // SAFETY: the map is per CPU.
+        let traffic = unsafe { &mut *traffic };
+        if from_client {
+            traffic.packets_in += 1;
+            traffic.bytes_in += bytes as u64;
+        } else {
+            traffic.packets_out += 1;
+            traffic.bytes_out += bytes as u64;
         }
     }
 }
 
-/// A packet whose flow is in the table. `None`: the entry no longer holds, the packet begins a new flow.
-#[inline(always)]
-fn known_flow(ctx: &TcContext, packet: &Packet, flow: &mut Flow) -> Option<Outcome> {
-    let now = now();
-    let backend = BACKENDS.get(flow.backend);
-    let (state, generation) = match backend {
-        Some(backend) => (backend.state, backend.generation),
-        None => (backend_state::FREE, 0),
+/// A backend's packet. In `stack` forwarding it belongs to the kernel, whose connection tracking must see the backend's own
+/// address; it is restored at egress. Where the client's address was replaced, the packet is addressed to this node, and
+/// must be restored before the kernel takes it for its own.
+#[inline(never)]
+fn reply(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> Result<(), Outcome> {
+    let flow = found.flow();
+    let rewritten = flow.source_port != [0; 2];
+    let direct = flow.flags & Backend::DIRECT != 0;
+    if !direct && !rewritten {
+        return Err(Outcome::PassNotVip);
+    }
+    note_reply(packet, found, now);
+    let names = if rewritten {
+        Names { direct: Outcome::ReplyDirect, stack: Outcome::ReplyStack, untouched: false }
+    } else {
+        Names { direct: Outcome::ReplyDirect, stack: Outcome::PassNotVip, untouched: true }
     };
-    let gone = state == backend_state::FREE || generation != flow.generation;
-    // Another CPU may have seen a later packet meanwhile.
-    let pause = now.saturating_sub(flow.last_seen);
-    if packet.transport == Transport::Tcp {
+    *target = Target { ends: restored(flow), direct, names };
+    Ok(())
+}
+
+/// The ends that a reply has for its client.
+#[inline(always)]
+pub fn restored(flow: &Flow) -> Ends {
+    Ends { source: flow.vip, destination: flow.client, source_port: flow.vip_port, destination_port: flow.client_port }
+}
+
+/// Notes what a reply tells about its flow.
+#[inline(always)]
+fn note_reply(packet: &Packet, found: &Found, now: u32) {
+    count_traffic(found.backend, packet.frame_length, false);
+    let flow = found.flow();
+    if flow.quiet(now) >= ticks::REFRESH {
+        flow.last_seen = now;
+    }
+    let mut state = Flow::ANSWERED;
+    if packet.flags & tcp_flags::RST != 0 {
+        let is_first = found.flow().state & Flow::ANSWERED == 0;
+        state = Flow::RESET | if is_first { Flow::REFUSED } else { Flow::ANSWERED };
+    } else if packet.flags & tcp_flags::FIN != 0 {
+        state |= Flow::FIN_BACKEND;
+    }
+    found.note(state);
+}
+
+/// Writes the ends that a client's packet has for its backend. `None`: the address that stood for the client's is gone.
+#[inline(always)]
+fn towards_backend(flow: &Flow, backend: &Backend, packet: &Packet, ends: &mut Ends) -> Option<()> {
+    ends.destination = backend.address;
+    ends.destination_port = backend.port;
+    if flow.source_port == [0; 2] {
+        ends.source = packet.tuple.source;
+        ends.source_port = packet.tuple.source_port;
+    } else {
+        ends.source = *SOURCE_ADDRESSES.get(flow.source as u32)?;
+        ends.source_port = flow.source_port;
+    }
+    Some(())
+}
+
+/// A packet whose flow is in the table. `None`: the record no longer holds, the packet begins a new flow.
+#[inline(never)]
+fn known_flow(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> Option<Result<(), Outcome>> {
+    let flow = found.flow();
+    let backend = BACKENDS.get(found.backend)?;
+    let state = backend.state;
+    let gone = state == backend_state::FREE || backend.generation != found.generation;
+    let quiet = flow.quiet(now);
+    if packet.transport == Transport::LaterFragment {
+        if gone {
+            return Some(Err(Outcome::DropBackendGone));
+        }
+    } else if packet.tuple.protocol == TCP {
         if packet.opens() {
-            // A SYN always revalidates: only a retransmission keeps its backend, and only one that may serve it.
+            // A SYN always revalidates. A retransmission keeps its backend if that one may serve it; so does one that comes
+            // in the midst of an established connection, or anybody could break it. Every other one is a new connection.
             let retransmission = flow.initial_sequence == packet.sequence;
-            if !retransmission || gone || (state != backend_state::ACTIVE && state != backend_state::DRAIN) {
+            let usable = state == backend_state::ACTIVE || (state == backend_state::DRAIN && retransmission);
+            let established = flow.is_established() && quiet <= flow.timeout();
+            if gone || !usable || !(retransmission || established) {
                 return None;
             }
         } else if gone {
-            return Some(Outcome::DropBackendGone);
+            return Some(Err(Outcome::ResetBackendGone));
         }
-        if packet.flags & tcp_flags::RST != 0 {
-            flow.state |= Flow::RESET;
-        } else if packet.flags & tcp_flags::FIN != 0 {
-            flow.state |= Flow::FIN_CLIENT;
+        let mut bits = 0;
+        if packet.opens() {
+            if flow.state & Flow::ANSWERED == 0 {
+                bits = Flow::RETRIED;
+            }
+        } else if packet.flags & tcp_flags::RST != 0 {
+            bits = Flow::RESET;
+        } else {
+            if packet.flags & tcp_flags::FIN != 0 {
+                bits = Flow::FIN_CLIENT;
+            }
+            if flow.state & Flow::ANSWERED != 0 {
+                bits |= Flow::ESTABLISHED;
+            }
         }
+        found.note(bits);
     } else {
         let usable = state == backend_state::ACTIVE || state == backend_state::DRAIN;
-        let exchange_over = flow.datagrams < UDP_SESSION_DATAGRAMS && pause > UDP_EXCHANGE_IDLE_NS;
-        if gone || !usable || (exchange_over && state == backend_state::DRAIN) {
-            return None;
-        }
-        if pause > UDP_IDLE_NS && reply_pause(packet, flow, now) > UDP_IDLE_NS {
+        let client_quiet = now.wrapping_sub(flow.client_seen);
+        let exchange_over = flow.datagrams < UDP_SESSION_DATAGRAMS && client_quiet > ticks::UDP_EXCHANGE_IDLE;
+        if gone || !usable || quiet > ticks::UDP_IDLE || (exchange_over && state == backend_state::DRAIN) {
             return None;
         }
         if exchange_over {
@@ -165,175 +274,237 @@ fn known_flow(ctx: &TcContext, packet: &Packet, flow: &mut Flow) -> Option<Outco
         } else if flow.datagrams < UDP_SESSION_DATAGRAMS {
             flow.datagrams += 1;
         }
+        if flow.state & Flow::ANSWERED != 0 {
+            found.note(Flow::ESTABLISHED);
+        }
     }
-    flow.last_seen = now;
-    if pause > REST_NS {
-        restore_reply(packet, flow);
+    if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
+        flow.last_seen = now;
+        flow.client_seen = now;
     }
-    let names = send::Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow };
-    Some(send::forward(ctx, packet, flow.address, flow.port, flow.flags & Backend::DIRECT != 0, names))
+    count_traffic(found.backend, packet.frame_length, true);
+    if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
+        return Some(Err(Outcome::DropSourcePorts));
+    }
+    target.direct = flow.flags & Backend::DIRECT != 0;
+    target.names = FORWARD_FLOW;
+    Some(Ok(()))
 }
 
-/// Nanoseconds since the backend's last packet: a stream can flow for long with nothing from the client.
-#[inline(always)]
-fn reply_pause(packet: &Packet, flow: &Flow, now: u64) -> u64 {
-    match FLOWS.get_ptr_mut(reply_key(packet, flow.address, flow.port)) {
-        // SAFETY: as in `ingress`.
-        Some(entry) => now.saturating_sub(unsafe { (*entry).last_seen }),
-        None => u64::MAX,
+/// A packet that no flow claims: finds its frontend, into `work.frontend`, and whether that takes this client's new flow.
+#[inline(never)]
+fn admit(work: &mut Work, now: u32) -> Result<(), Outcome> {
+    let Tuple { source, destination, destination_port: port, protocol, .. } = work.packet.tuple;
+    // SAFETY: user space replaces entries as a whole.
+    let found = unsafe { FRONTENDS.get(FrontendKey { address: destination, port, protocol, pad: [0; 5] }) };
+    let Some(frontend) = found else {
+        return Err(match maps::is_vip(&destination) {
+            true if is_impossible(&source, &destination) => Outcome::DropSource,
+            true => Outcome::RefusedReset,
+            false => Outcome::PassNotVip,
+        });
+    };
+    work.frontend = *frontend;
+    if is_impossible(&source, &destination) {
+        return Err(Outcome::DropSource);
     }
+    let Frontend { flags, number, limit, .. } = *frontend;
+    if flags & Frontend::SOURCE_RANGES != 0 && !limits::is_in_range(number, &source) {
+        return Err(maps::refuse(number, Outcome::DropSourceRange));
+    }
+    if flags & Frontend::LIMITED != 0 {
+        return limits::admit(limit, now).map_err(|outcome| maps::refuse(number, outcome));
+    }
+    Ok(())
 }
 
-/// Makes the reply entry of a known flow again if the table gave it up: without it the client would see the backend's own
-/// address.
+/// Whether nobody can have this source address, or nobody may be answered there (RFC 1122 section 3.2.1.3, RFC 4291): the
+/// kernel, past which `direct` forwarding goes, would drop it as a martian.
 #[inline(always)]
-fn restore_reply(packet: &Packet, flow: &Flow) {
-    let mut reply = *flow;
-    reply.direction = direction::REPLY;
-    reply.address = packet.key.destination;
-    reply.port = packet.key.destination_port;
-    // What cannot be inserted now is tried again after the next pause; an entry that is there belongs to its owner.
-    let _ = FLOWS.insert(reply_key(packet, flow.address, flow.port), &reply, BPF_NOEXIST as u64);
+fn is_impossible(source: &Address, destination: &Address) -> bool {
+    if source == destination {
+        return true;
+    }
+    let [first, second] = source.halves();
+    if first == 0 && second as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+        let [first, ..] = source.low();
+        return first == 0 || first == 127 || first >= 224;
+    }
+    let is_loopback = first == 0 && second == u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
+    source.0[0] == 0xff || is_loopback || *source == Address::ZERO
 }
 
-/// Key of the packets that come back from the backend at this address.
+/// Makes the flow to the backend that was picked, into `work.flow`.
+#[inline(never)]
+fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
+    let Work { packet, flow, frontend, .. } = work;
+    let tuple = &packet.tuple;
+    let Some(backend) = BACKENDS.get(slot) else {
+        let outcome = if slot == NO_BACKEND { Outcome::DropNoBackend } else { Outcome::DropTupleInUse };
+        return Err(maps::refuse(frontend.number, outcome));
+    };
+    // A backend that meets its own address as its client's answers itself.
+    work.rewrites_source = frontend.flags & Frontend::REWRITE_SOURCE != 0 || backend.address == tuple.source;
+    *flow = Flow {
+        client: tuple.source,
+        vip: tuple.destination,
+        client_port: tuple.source_port,
+        vip_port: tuple.destination_port,
+        protocol: tuple.protocol,
+        state: if packet.flags & tcp_flags::RST != 0 { Flow::RESET } else { 0 },
+        flags: backend.flags,
+        datagrams: 1,
+        backend: slot,
+        generation: backend.generation,
+        last_seen: now,
+        client_seen: now,
+        initial_sequence: if packet.opens() { packet.sequence } else { [0; 4] },
+        source_port: [0; 2],
+        source: 0,
+        pad: 0,
+    };
+    Ok(())
+}
+
+/// Records `work.flow` in the table. `stale`: the record of its tuple that no longer holds.
+#[inline(never)]
+fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result<(), Outcome> {
+    let Some(settings) = SETTINGS.get(0) else { return Err(Outcome::PassNotVip) };
+    let Work { packet, target, flow, reply, .. } = work;
+    let inserted = match stale {
+        Some(found) => flows::replace(found, flow, reply, settings),
+        None => flows::insert(flow, reply, settings, hash, now),
+    };
+    if inserted.is_none() {
+        return Err(maps::refuse(work.frontend.number, Outcome::DropFlowTable));
+    }
+    count_traffic(flow.backend, packet.frame_length, true);
+    let Some(backend) = BACKENDS.get(flow.backend) else { return Err(Outcome::DropNoBackend) };
+    if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
+        return Err(Outcome::DropSourcePorts);
+    }
+    target.direct = flow.flags & Backend::DIRECT != 0;
+    target.names = if flow.protocol == TCP && !packet.opens() { FORWARD_MIDSTREAM } else { FORWARD_NEW };
+    Ok(())
+}
+
+/// The tuple of the packets that come back from the backend.
 #[inline(always)]
-fn reply_key(packet: &Packet, address: [u8; 4], port: [u8; 2]) -> FlowKey {
-    FlowKey {
-        source: address,
-        destination: packet.key.source,
-        source_port: port,
-        destination_port: packet.key.source_port,
-        protocol: packet.key.protocol,
+fn reply_tuple(packet: &Packet, backend: &Backend) -> Tuple {
+    Tuple {
+        source: backend.address,
+        destination: packet.tuple.source,
+        source_port: backend.port,
+        destination_port: packet.tuple.source_port,
+        protocol: packet.tuple.protocol,
         pad: [0; 3],
     }
 }
 
-/// A packet to a VIP that no flow claims.
-#[inline(always)]
-fn new_flow(ctx: &TcContext, packet: &Packet) -> Outcome {
-    let frontend_key = FrontendKey {
-        address: packet.key.destination,
-        port: packet.key.destination_port,
-        protocol: packet.key.protocol,
-        pad: 0,
-    };
-    // SAFETY: user space replaces entries as a whole.
-    let Some(frontend) = (unsafe { FRONTENDS.get(frontend_key) }) else { return Outcome::DropNoFrontend };
-    if frontend.table_size == 0 {
-        return Outcome::DropNoBackend;
+/// No backend takes new flows; and those that do talk to the client already. More than slots there can be.
+const NO_BACKEND: u32 = u32::MAX;
+const ALL_TAKEN: u32 = u32::MAX - 1;
+
+/// The slot of the backend for a new flow: the first one from the flow's entry of the Maglev table on that takes it; the tuple
+/// of its packets, into `work.reply`.
+#[inline(never)]
+fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
+    let Work { packet, reply, frontend, .. } = work;
+    let hash = pick_hash(packet, frontend, settings.hash_seed);
+    let mut reason = NO_BACKEND;
+    let size = frontend.table_size;
+    if size == 0 {
+        return reason;
     }
-    let now = now();
-    let mut hash = flow_hash(packet, frontend);
-    for _ in 0..ATTEMPTS {
-        let Some(slot) = maps::table_slot(frontend.table_row, hash % frontend.table_size) else {
-            return Outcome::DropNoBackend;
-        };
-        let Some(backend) = BACKENDS.get(slot) else { return Outcome::DropNoBackend };
-        let reply_key = reply_key(packet, backend.address, backend.port);
-        if !reply_tuple_taken(&reply_key, packet, now) {
-            return record_and_send(ctx, packet, slot, backend, &reply_key, now);
+    for step in 0..PICKS {
+        let entry = (hash as u32).wrapping_add(step) % size;
+        let Some(slot) = maps::table_slot(frontend.table_row, entry) else { break };
+        let Some(backend) = BACKENDS.get(slot) else { break };
+        if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
+            continue;
         }
-        hash = mix(hash);
+        *reply = reply_tuple(packet, backend);
+        if !is_taken(reply, packet, settings, now) {
+            return slot;
+        }
+        reason = ALL_TAKEN;
     }
-    Outcome::DropTupleInUse
+    reason
+}
+
+/// Whether a backend's share includes the flow with this hash.
+#[inline(always)]
+fn takes(backend: &Backend, hash: u32) -> bool {
+    backend.share == Backend::FULL_SHARE || ((hash.wrapping_mul(0x9e37_79b1) >> 24) as u8) < backend.share
 }
 
 /// Whether the backend already talks to this client address and port on behalf of another frontend: its replies could
 /// not be told apart.
-#[inline(always)]
-fn reply_tuple_taken(reply_key: &FlowKey, packet: &Packet, now: u64) -> bool {
-    let Some(entry) = FLOWS.get_ptr_mut(reply_key) else { return false };
-    // SAFETY: as in `ingress`.
-    let entry = unsafe { &*entry };
-    if entry.direction != direction::REPLY
-        || (entry.address == packet.key.destination && entry.port == packet.key.destination_port)
-    {
+#[inline(never)]
+fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> bool {
+    let mut found = Found::NOTHING;
+    if !flows::find_reply(key, settings, &mut found) {
         return false;
     }
-    let other = FlowKey {
-        source: packet.key.source,
-        destination: entry.address,
-        source_port: packet.key.source_port,
-        destination_port: entry.port,
-        protocol: packet.key.protocol,
-        pad: [0; 3],
-    };
-    let Some(forward) = FLOWS.get_ptr_mut(&other) else { return false };
-    // SAFETY: as in `ingress`.
-    let forward = unsafe { &*forward };
-    let idle = if packet.key.protocol == UDP { UDP_IDLE_NS } else { TCP_IDLE_NS };
-    // The client's tuple may have moved on to another backend since.
-    let same = forward.backend == entry.backend && forward.generation == entry.generation;
-    same && !forward.is_closed() && now.saturating_sub(forward.last_seen) <= idle
-}
-
-#[inline(always)]
-fn record_and_send(
-    ctx: &TcContext,
-    packet: &Packet,
-    slot: u32,
-    backend: &Backend,
-    reply_key: &FlowKey,
-    now: u64,
-) -> Outcome {
-    let opens = packet.opens();
-    let mut flow = Flow {
-        last_seen: now,
-        address: packet.key.destination,
-        port: packet.key.destination_port,
-        direction: direction::REPLY,
-        state: 0,
-        backend: slot,
-        generation: backend.generation,
-        initial_sequence: if opens { packet.sequence } else { [0; 4] },
-        flags: backend.flags,
-        datagrams: 1,
-        pad: [0; 2],
-    };
-    if FLOWS.insert(reply_key, &flow, BPF_ANY as u64).is_err() {
-        return Outcome::DropFlowTable;
+    let flow = found.flow();
+    if flow.vip == packet.tuple.destination && flow.vip_port == packet.tuple.destination_port {
+        return false;
     }
-    flow.direction = direction::FORWARD;
-    flow.address = backend.address;
-    flow.port = backend.port;
-    if packet.flags & tcp_flags::RST != 0 {
-        flow.state = Flow::RESET;
+    if flow.is_closed() || flow.is_over(now) {
+        flows::remove(&found, key, settings);
+        return false;
     }
-    if FLOWS.insert(&packet.key, &flow, BPF_ANY as u64).is_err() {
-        return Outcome::DropFlowTable;
-    }
-    let names = if packet.key.protocol == TCP && !opens {
-        send::Names { direct: Outcome::ForwardMidstream, stack: Outcome::StackMidstream }
-    } else {
-        send::Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew }
-    };
-    send::forward(ctx, packet, flow.address, flow.port, flow.flags & Backend::DIRECT != 0, names)
+    true
 }
 
 /// The hash that picks the Maglev slot: of the five-tuple, or of the client's address alone under session affinity.
-#[inline(always)]
-fn flow_hash(packet: &Packet, frontend: &Frontend) -> u32 {
-    let seed = match SETTINGS.get(0) {
-        Some(settings) => settings.hash_seed,
-        None => 0,
-    };
-    let key = &packet.key;
-    let mut hash = mix(u32::from_ne_bytes(key.source) ^ seed as u32);
-    hash = mix(hash ^ u32::from_ne_bytes(key.destination) ^ (seed >> 32) as u32);
-    if frontend.flags & Frontend::SOURCE_AFFINITY == 0 {
-        let ports = [key.source_port[0], key.source_port[1], key.destination_port[0], key.destination_port[1]];
-        hash = mix(hash ^ u32::from_ne_bytes(ports) ^ key.protocol as u32);
+#[inline(never)]
+fn pick_hash(packet: &Packet, frontend: &Frontend, seed: u64) -> u64 {
+    let [first, second] = packet.tuple.source.halves();
+    let hash = mix(mix(seed.rotate_left(32), first), second);
+    if frontend.flags & Frontend::SOURCE_AFFINITY != 0 {
+        return mix(hash, frontend.number as u64);
     }
-    hash
+    let [first, second] = packet.tuple.destination.halves();
+    let (from, to) = (packet.tuple.source_port, packet.tuple.destination_port);
+    let ports = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]) as u64 | (packet.tuple.protocol as u64) << 32;
+    mix(mix(hash, first ^ second), ports)
 }
 
-/// The finaliser of MurmurHash3: every input bit flips every output bit with a probability near one half.
+/// A packet that leaves: a reply gets its VIP back.
 #[inline(always)]
-fn mix(mut hash: u32) -> u32 {
-    hash ^= hash >> 16;
-    hash = hash.wrapping_mul(0x85eb_ca6b);
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(0xc2b2_ae35);
-    hash ^ (hash >> 16)
+pub fn egress(frame: &impl Frame, ether_type: u16) -> Outcome {
+    let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Outcome::PassEgress };
+    let ipv6 = ether_type == packet::ETHER_TYPE_IPV6;
+    let Some((source, _, protocol)) = packet::glance(frame, ipv6) else { return Outcome::PassEgress };
+    if !maps::is_watched(&source) && !packet::may_be_icmp(protocol) {
+        return Outcome::PassEgress;
+    }
+    if packet::parse(frame, ether_type, &mut work.packet).is_none() {
+        return Outcome::PassEgress;
+    }
+    if work.packet.transport == Transport::Icmp {
+        return icmp::egress(frame, work, settings);
+    }
+    let packet = &mut work.packet;
+    // Flows that exist are carried on whatever the mode is.
+    let now = now(settings);
+    match packet.transport {
+        Transport::Tcp | Transport::Udp => {
+            if packet.is_first_fragment {
+                fragment::remember(packet, now);
+            }
+        }
+        Transport::LaterFragment => fragment::recall(packet, now),
+        _ => return Outcome::PassEgress,
+    }
+    let mut found = Found::NOTHING;
+    if !flows::find_reply(&packet.tuple, settings, &mut found) {
+        return Outcome::PassEgress;
+    }
+    note_reply(packet, &found, now);
+    match crate::rewrite::rewrite(frame, packet, &restored(found.flow()), crate::rewrite::Ttl::Keep) {
+        Some(()) => Outcome::ReplyRestored,
+        None => Outcome::DropRewrite,
+    }
 }

@@ -1,32 +1,51 @@
 //! The eBPF programs: a packet's way from the hook to its one outcome.
 //!
 //! ```text
-//! evenkeel_in  ── ARP ──> arp::answer ───────────────────────────────────────> Outcome
-//!      └─ IPv4 ─> packet::parse ─> balance::ingress ─> send::forward or reply ─> Outcome
+//! evenkeel_in   (tc)  ─┐           ┌─ ARP ─> arp::answer ─────────────────────────────────────────┐
+//! evenkeel_xdp  (XDP) ─┴─ ingress ─┤                                                              ├─> Outcome
+//!                                  └─ IP ──> packet::parse ─> balance::ingress ─> send::forward ──┘
 //!
-//! evenkeel_out ── IPv4 ─> packet::parse ─> balance::egress ─> rewrite::source ─> Outcome
+//! evenkeel_out  (tc)  ──── IP ──> packet::parse ─> balance::egress ─> rewrite::rewrite ───────────> Outcome
 //! ```
 //!
-//! `balance` decides on the maps, `send` finds the way out, `rewrite` changes headers; this file counts the outcome and
-//! turns it into the hook's verdict.
+//! `balance` decides on the maps (`flows` is the flow table), `send` finds the way out, `rewrite` changes headers; `icmp`,
+//! `ndp`, `fragment` and `refuse` are the rarer ways. All of it is written once for every hook, on top of `frame`. This
+//! file counts the outcome and turns it into the hook's verdict.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![expect(internal_features, reason = "`atomic` needs what `core::sync::atomic` is made of")]
+#![feature(asm_experimental_arch, core_intrinsics)]
 
 mod arp;
+mod atomic;
 mod balance;
-mod echo;
+mod checksum;
+mod flows;
+mod fragment;
+mod frame;
+mod icmp;
+mod limits;
 mod maps;
+mod ndp;
 mod packet;
+mod refuse;
 mod rewrite;
 mod send;
+mod source;
+mod tc;
+mod word;
+mod xdp;
+
+use core::cell::Cell;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT},
-    macros::classifier,
-    programs::TcContext,
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
-use evenkeel_maps::{Outcome, Verdict};
+use evenkeel_maps::{Interface, Outcome, Verdict};
+
+use crate::{frame::Frame, tc::SocketBuffer, xdp::DriverBuffer};
 
 /// Continue with the hook's next program, then with the kernel (`TC_ACT_UNSPEC`, which tcx calls `TCX_NEXT`).
 const NEXT: i32 = -1;
@@ -34,25 +53,60 @@ const NEXT: i32 = -1;
 /// Packets that arrive on an attached interface.
 #[classifier]
 pub fn evenkeel_in(ctx: TcContext) -> i32 {
-    finish(match packet::ether_type(&ctx) {
-        packet::ETHER_TYPE_IPV4 => balance::ingress(&ctx),
-        packet::ETHER_TYPE_ARP => arp::answer(&ctx),
-        _ => Outcome::PassNotIpv4,
-    })
+    let frame = SocketBuffer(&ctx);
+    let interface = maps::interface(frame.interface());
+    let outcome = ingress(&frame, &interface);
+    maps::count(&interface, outcome);
+    action(outcome)
+}
+
+/// Packets that arrive on an interface attached to by XDP.
+#[xdp(frags)]
+pub fn evenkeel_xdp(ctx: XdpContext) -> u32 {
+    let frame = DriverBuffer { context: &ctx, action: Cell::new(xdp_action::XDP_PASS) };
+    let interface = maps::interface(frame.interface());
+    let outcome = ingress(&frame, &interface);
+    maps::count(&interface, outcome);
+    match outcome.verdict() {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Redirect => frame.action.get(),
+        Verdict::Drop => xdp_action::XDP_DROP,
+    }
 }
 
 /// Packets that leave through an attached interface.
 #[classifier]
 pub fn evenkeel_out(ctx: TcContext) -> i32 {
-    finish(match packet::ether_type(&ctx) {
-        packet::ETHER_TYPE_IPV4 => balance::egress(&ctx),
+    let frame = SocketBuffer(&ctx);
+    let interface = maps::interface(frame.interface());
+    let outcome = match frame.ether_type() {
+        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => balance::egress(&frame, ether_type),
         _ => Outcome::PassEgress,
-    })
+    };
+    maps::count(&interface, outcome);
+    action(outcome)
+}
+
+/// Attached nowhere; user space runs it to learn what time it is here.
+#[classifier]
+pub fn evenkeel_clock(_ctx: TcContext) -> i32 {
+    maps::SETTINGS.get(0).map_or(0, |settings| balance::now(settings) as i32)
 }
 
 #[inline(always)]
-fn finish(outcome: Outcome) -> i32 {
-    maps::count(outcome);
+fn ingress(frame: &impl Frame, interface: &Interface) -> Outcome {
+    match frame.ether_type() {
+        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => {
+            balance::ingress(frame, interface, ether_type)
+        }
+        packet::ETHER_TYPE_ARP => arp::answer(frame, interface),
+        packet::ETHER_TYPE_VLAN | packet::ETHER_TYPE_SERVICE_VLAN => Outcome::PassVlan,
+        _ => Outcome::PassNotIp,
+    }
+}
+
+#[inline(always)]
+fn action(outcome: Outcome) -> i32 {
     match outcome.verdict() {
         Verdict::Pass => NEXT,
         // `bpf_redirect` has already noted where to; this code makes the kernel act on it.

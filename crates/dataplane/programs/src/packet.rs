@@ -1,18 +1,28 @@
 //! Reading headers out of a packet, once.
 
-use core::{arch::asm, mem::offset_of};
+use core::mem::offset_of;
 
-use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::generated::bpf_skb_pull_data, programs::TcContext};
-use evenkeel_maps::{FlowKey, Outcome, TCP, UDP};
+use evenkeel_maps::{Address, FragmentKey, ICMP, ICMPV6, TCP, Tuple, UDP};
+
+use crate::{
+    frame::{Frame, pointer},
+    word::{read_16, read_32, read_64},
+};
 
 pub const ETHER_TYPE_IPV4: u16 = 0x0800;
 pub const ETHER_TYPE_ARP: u16 = 0x0806;
-/// `PACKET_HOST` of linux/if_packet.h: addressed to this interface's hardware address.
-const PACKET_HOST: u32 = 0;
-/// Ethernet header length; on tc hooks a VLAN tag is beside the packet, not in it.
+pub const ETHER_TYPE_VLAN: u16 = 0x8100;
+pub const ETHER_TYPE_IPV6: u16 = 0x86dd;
+pub const ETHER_TYPE_SERVICE_VLAN: u16 = 0x88a8;
+/// Ethernet header length; a frame with a VLAN tag in it is not read.
 pub const ETHERNET: usize = 14;
-/// The longest header this code reads: Ethernet, IPv4 with all options, TCP without.
+/// Length of an IPv6 header.
+pub const IPV6: usize = 40;
+/// How much of a packet is made readable: Ethernet, IPv4 with all options or IPv6 with some extensions, TCP without options;
+/// for an ICMP error, the same of what it quotes.
 const HEADERS: u32 = 14 + 60 + 20;
+/// Extension headers that are followed.
+const EXTENSIONS: u32 = 4;
 
 /// Flags of a TCP header, RFC 9293 section 3.1.
 pub mod tcp_flags {
@@ -22,31 +32,50 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
-/// What follows the IPv4 header.
+/// Next-header numbers of IPv6 extensions, RFC 8200 section 4.
+mod extension {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const DESTINATION: u8 = 60;
+}
+
+/// What follows the IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Tcp,
     Udp,
-    /// ICMP and every other protocol.
+    /// ICMP or ICMPv6, whichever belongs to the family.
+    Icmp,
+    /// Every other protocol.
     Other,
-    /// A fragment, first or later.
-    Fragment,
+    /// A later fragment: the ports are in the first one.
+    LaterFragment,
     /// The packet ends before the header does.
     Truncated,
 }
 
 /// The fields that decide a packet's way.
 pub struct Packet {
-    /// Five-tuple; ports are zero unless `transport` is TCP or UDP.
-    pub key: FlowKey,
+    /// The ports are zero unless `transport` is TCP or UDP; the protocol is that of what follows all extension headers.
+    pub tuple: Tuple,
+    pub ipv6: bool,
     pub transport: Transport,
-    /// Offset of the transport header from the start of the frame, in bytes.
-    pub transport_offset: u32,
+    /// The first fragment of several.
+    pub is_first_fragment: bool,
     pub ttl: u8,
     /// TCP flags, zero for others.
     pub flags: u8,
     /// TCP sequence number as on the wire, zero for others.
     pub sequence: [u8; 4],
+    /// Identification of a fragment, as on the wire.
+    pub identification: [u8; 4],
+    /// Offset of the transport header from the start of the frame, in bytes.
+    pub transport_offset: u32,
+    /// Length of the IP packet by its header, in bytes.
+    pub length: u32,
+    /// Length of the whole frame, in bytes.
+    pub frame_length: u32,
 }
 
 impl Packet {
@@ -55,166 +84,291 @@ impl Packet {
     pub fn opens(&self) -> bool {
         self.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     }
-}
 
-#[repr(C)]
-struct Ipv4Header {
-    version_and_length: u8,
-    service: u8,
-    total_length: [u8; 2],
-    identification: [u8; 2],
-    fragment: [u8; 2],
-    ttl: u8,
-    protocol: u8,
-    checksum: [u8; 2],
-    source: [u8; 4],
-    destination: [u8; 4],
-}
-
-#[repr(C)]
-struct TcpHeader {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
-    sequence: [u8; 4],
-    acknowledgement: [u8; 4],
-    data_offset: u8,
-    flags: u8,
-    window: [u8; 2],
-    checksum: [u8; 2],
-    urgent: [u8; 2],
-}
-
-#[repr(C)]
-struct UdpHeader {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
-    length: [u8; 2],
-    checksum: [u8; 2],
-}
-
-/// A pointer to a `T` at `offset` of the linear packet data, if it lies inside.
-///
-/// `offset` is below 128: the verifier wants a bound it can see on an offset that was read from the packet.
-#[inline(always)]
-pub fn pointer<T>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
-    let (start, end) = bounds(ctx);
-    let at = start + (offset & 0x7f);
-    if at + size_of::<T>() > end {
-        return None;
+    /// The datagram this is a fragment of.
+    #[inline(always)]
+    pub fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            source: self.tuple.source,
+            destination: self.tuple.destination,
+            identification: self.identification,
+            protocol: self.tuple.protocol,
+            pad: [0; 3],
+        }
     }
-    Some(at as *mut T)
+
+    /// Whether the packet has ports that could belong to a flow.
+    #[inline(always)]
+    pub fn has_ports(&self) -> bool {
+        self.transport == Transport::Tcp || self.transport == Transport::Udp
+    }
+
+    /// Offset of the transport checksum.
+    #[inline(always)]
+    pub fn checksum_offset(&self) -> u32 {
+        self.transport_offset + if self.tuple.protocol == TCP { 16 } else { 6 }
+    }
 }
 
-/// Start and end of the linear packet data.
-///
-/// The context declares both as 32 bits wide, and the verifier turns the loads into pointers. The compiler does not know
-/// and would widen them by shifts, or merge several checks into arithmetic, neither of which a pointer survives: so the
-/// loads are spelled out.
+#[repr(C)]
+pub struct Ipv4Header {
+    pub version_and_length: u8,
+    pub service: u8,
+    pub total_length: [u8; 2],
+    pub identification: [u8; 2],
+    pub fragment: [u8; 2],
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: [u8; 2],
+    pub source: [u8; 4],
+    pub destination: [u8; 4],
+}
+
+#[repr(C)]
+pub struct Ipv6Header {
+    pub version_class_label: [u8; 4],
+    pub payload_length: [u8; 2],
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+}
+
+#[repr(C)]
+pub struct TcpHeader {
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
+    pub sequence: [u8; 4],
+    pub acknowledgement: [u8; 4],
+    pub data_offset: u8,
+    pub flags: u8,
+    pub window: [u8; 2],
+    pub checksum: [u8; 2],
+    pub urgent: [u8; 2],
+}
+
+/// The first eight bytes of an IPv6 extension header.
+#[repr(C)]
+struct Extension {
+    next_header: u8,
+    /// In units of eight bytes, without the first; reserved in a fragment header.
+    length: u8,
+    /// Of a fragment header: the offset in units of eight bytes, two reserved bits, and more-fragments. Of a routing header:
+    /// type and segments left.
+    offset: [u8; 2],
+    identification: [u8; 4],
+}
+
+/// The addresses of an IP packet, and its protocol or first extension header: enough to know most packets that do not
+/// concern the programs.
 #[inline(always)]
-fn bounds(ctx: &TcContext) -> (usize, usize) {
-    let (start, end): (usize, usize);
-    // SAFETY: loads of two fields of the kernel's context, nothing else.
+pub fn glance(frame: &impl Frame, ipv6: bool) -> Option<(Address, Address, u8)> {
+    frame.pull(HEADERS);
+    if ipv6 {
+        let ip = pointer::<Ipv6Header>(frame, ETHERNET)?;
+        // SAFETY: `pointer` has checked the bounds; so below.
+        let (source, destination) = unsafe { addresses_ipv6(ip) };
+        return Some((source, destination, unsafe { (*ip).next_header }));
+    }
+    let ip = pointer::<Ipv4Header>(frame, ETHERNET)?;
+    let (source, destination) = unsafe { addresses_ipv4(ip) };
+    Some((source, destination, unsafe { (*ip).protocol }))
+}
+
+/// Source and destination of an IPv4 header.
+///
+/// # Safety
+/// Its bounds have been checked.
+#[inline(always)]
+unsafe fn addresses_ipv4(ip: *const Ipv4Header) -> (Address, Address) {
+    const SOURCE: usize = offset_of!(Ipv4Header, source);
+    const DESTINATION: usize = offset_of!(Ipv4Header, destination);
+    // SAFETY: as promised by the caller; so below.
+    let (source, destination) = unsafe { (read_32::<SOURCE>(ip.cast()), read_32::<DESTINATION>(ip.cast())) };
+    (Address::from_word(source), Address::from_word(destination))
+}
+
+/// Source and destination of an IPv6 header.
+///
+/// # Safety
+/// Its bounds have been checked.
+#[inline(always)]
+unsafe fn addresses_ipv6(ip: *const Ipv6Header) -> (Address, Address) {
+    let ip = ip.cast::<u8>();
     unsafe {
-        asm!(
-            "{start} = *(u32 *)({skb} + {data})",
-            "{end} = *(u32 *)({skb} + {data_end})",
-            skb = in(reg) ctx.skb.skb,
-            start = out(reg) start,
-            end = lateout(reg) end,
-            data = const offset_of!(__sk_buff, data),
-            data_end = const offset_of!(__sk_buff, data_end),
-            options(nostack, preserves_flags),
-        );
-    }
-    (start, end)
-}
-
-/// The EtherType in host byte order; zero when there is none.
-#[inline(always)]
-pub fn ether_type(ctx: &TcContext) -> u16 {
-    // SAFETY: `skb` is the kernel's context, valid while the program runs; the verifier checks the field.
-    u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
-}
-
-/// Whether the frame is this interface's own, and not another VLAN's or another host's.
-#[inline(always)]
-pub fn addressed_here(ctx: &TcContext) -> Result<(), Outcome> {
-    // SAFETY: as in `ether_type`.
-    let (vlan, kind) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).pkt_type) };
-    if vlan != 0 {
-        return Err(Outcome::PassVlan);
-    }
-    if kind != PACKET_HOST {
-        return Err(Outcome::PassOtherHost);
-    }
-    Ok(())
-}
-
-/// Makes the headers readable in place: drivers may leave them in page fragments.
-#[inline(always)]
-pub fn linearise(ctx: &TcContext) {
-    let length = ctx.len();
-    let wanted = if length < HEADERS { length } else { HEADERS };
-    if ((ctx.data_end() - ctx.data()) as u32) < wanted {
-        // A failure shows as a truncated header later.
-        unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), wanted) };
+        (
+            Address::from_halves([read_64::<8>(ip), read_64::<16>(ip)]),
+            Address::from_halves([read_64::<24>(ip), read_64::<32>(ip)]),
+        )
     }
 }
 
-/// Reads the headers of an IPv4 packet. `None`: shorter than its headers claim, or not IPv4 at all.
+/// Whether what follows such a header has to be looked at whatever the addresses are: an ICMP error concerns whom it quotes.
 #[inline(always)]
-pub fn parse(ctx: &TcContext) -> Option<Packet> {
-    linearise(ctx);
-    let ip: *const Ipv4Header = pointer::<Ipv4Header>(ctx, ETHERNET)?;
+pub fn may_be_icmp(protocol: u8) -> bool {
+    protocol == ICMP || protocol == ICMPV6 || is_extension(protocol)
+}
+
+/// Reads the headers of an IP packet, after a glance at it. `None`: not what its EtherType says, or shorter than its IP header claims.
+#[inline(never)]
+pub fn parse<F: Frame>(frame: &F, ether_type: u16, packet: &mut Packet) -> Option<()> {
+    parse_at(frame, ETHERNET, ether_type == ETHER_TYPE_IPV6, packet)?;
+    packet.frame_length = frame.length_beyond(packet.length + ETHERNET as u32);
+    if packet.length <= IPV6 as u32 && frame.is_several() {
+        // Too long for the header's field (BIG TCP).
+        packet.length = packet.frame_length - ETHERNET as u32;
+    }
+    // The kernel would not take a packet that ends before its headers do, or that is longer than its frame.
+    let header = match packet.transport {
+        Transport::Tcp => size_of::<TcpHeader>() as u32,
+        Transport::Udp | Transport::Icmp => 8,
+        _ => 0,
+    };
+    let end = packet.length + ETHERNET as u32;
+    if end > packet.frame_length || packet.transport_offset + header > end {
+        packet.transport = Transport::Truncated;
+    }
+    Some(())
+}
+
+/// Reads an IP packet at `offset` of the frame.
+#[inline(always)]
+pub fn parse_at(frame: &impl Frame, offset: usize, ipv6: bool, packet: &mut Packet) -> Option<()> {
+    if ipv6 { parse_ipv6(frame, offset, packet) } else { parse_ipv4(frame, offset, packet) }
+}
+
+/// The tuple without ports.
+#[inline(always)]
+fn portless(source: Address, destination: Address, protocol: u8) -> Tuple {
+    Tuple { source, destination, source_port: [0; 2], destination_port: [0; 2], protocol, pad: [0; 3] }
+}
+
+#[inline(always)]
+fn parse_ipv4(frame: &impl Frame, offset: usize, packet: &mut Packet) -> Option<()> {
+    let at: *const Ipv4Header = pointer::<Ipv4Header>(frame, offset)?;
     // SAFETY: `pointer` has checked the bounds, here and below.
-    let ip = unsafe { &*ip };
+    let (ip, (source, destination)) = unsafe { (&*at, addresses_ipv4(at)) };
     let header_length = ((ip.version_and_length & 0x0f) as usize) * 4;
     if ip.version_and_length >> 4 != 4 || header_length < 20 {
         return None;
     }
-    let transport_offset = ETHERNET + header_length;
-    let mut packet = Packet {
-        key: FlowKey {
-            source: ip.source,
-            destination: ip.destination,
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            protocol: ip.protocol,
-            pad: [0; 3],
-        },
+    *packet = Packet {
+        tuple: portless(source, destination, ip.protocol),
+        ipv6: false,
         transport: Transport::Other,
-        transport_offset: transport_offset as u32,
+        is_first_fragment: false,
         ttl: ip.ttl,
         flags: 0,
         sequence: [0; 4],
+        identification: [ip.identification[0], ip.identification[1], 0, 0],
+        transport_offset: (offset + header_length) as u32,
+        length: u16::from_be_bytes(ip.total_length) as u32,
+        frame_length: 0,
     };
-    // More-fragments flag or an offset.
-    if ip.fragment[0] & 0x3f != 0 || ip.fragment[1] != 0 {
-        packet.transport = Transport::Fragment;
-        return Some(packet);
+    if ip.fragment[0] & 0x1f != 0 || ip.fragment[1] != 0 {
+        packet.transport = Transport::LaterFragment;
+        return Some(());
     }
-    match ip.protocol {
-        TCP => match pointer::<TcpHeader>(ctx, transport_offset) {
+    packet.is_first_fragment = ip.fragment[0] & 0x20 != 0;
+    read_transport(frame, packet, ICMP);
+    Some(())
+}
+
+#[inline(always)]
+fn parse_ipv6(frame: &impl Frame, offset: usize, packet: &mut Packet) -> Option<()> {
+    let at: *const Ipv6Header = pointer::<Ipv6Header>(frame, offset)?;
+    let (ip, (source, destination)) = unsafe { (&*at, addresses_ipv6(at)) };
+    if ip.version_class_label[0] >> 4 != 6 {
+        return None;
+    }
+    *packet = Packet {
+        tuple: portless(source, destination, ip.next_header),
+        ipv6: true,
+        transport: Transport::Other,
+        is_first_fragment: false,
+        ttl: ip.hop_limit,
+        flags: 0,
+        sequence: [0; 4],
+        identification: [0; 4],
+        transport_offset: (offset + IPV6) as u32,
+        length: u16::from_be_bytes(ip.payload_length) as u32 + IPV6 as u32,
+        frame_length: 0,
+    };
+    if is_extension(packet.tuple.protocol) && !follow_extensions(frame, packet) {
+        return Some(());
+    }
+    read_transport(frame, packet, ICMPV6);
+    Some(())
+}
+
+/// Goes past the extension headers. `false`: `transport` says why no transport header follows.
+#[inline(never)]
+fn follow_extensions<F: Frame>(frame: &F, packet: &mut Packet) -> bool {
+    for _ in 0..EXTENSIONS {
+        if !is_extension(packet.tuple.protocol) {
+            return true;
+        }
+        let Some(extension) = pointer::<Extension>(frame, packet.transport_offset as usize) else {
+            packet.transport = Transport::Truncated;
+            return false;
+        };
+        let extension = unsafe { &*extension };
+        let mut length = (extension.length as u32 + 1) * 8;
+        if packet.tuple.protocol == extension::FRAGMENT {
+            length = 8;
+            packet.identification = extension.identification;
+            if extension.offset[0] != 0 || extension.offset[1] & 0xf8 != 0 {
+                packet.tuple.protocol = extension.next_header;
+                packet.transport = Transport::LaterFragment;
+                return false;
+            }
+            packet.is_first_fragment = extension.offset[1] & 1 != 0;
+        } else if packet.tuple.protocol == extension::ROUTING && extension.offset[1] != 0 {
+            // More segments to visit: the destination is not the last one.
+            return false;
+        }
+        packet.tuple.protocol = extension.next_header;
+        packet.transport_offset += length;
+        if packet.transport_offset > 0xff {
+            packet.transport = Transport::Truncated;
+            return false;
+        }
+    }
+    !is_extension(packet.tuple.protocol)
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, extension::HOP_BY_HOP | extension::ROUTING | extension::FRAGMENT | extension::DESTINATION)
+}
+
+#[inline(always)]
+fn read_transport(frame: &impl Frame, packet: &mut Packet, icmp: u8) {
+    let at = packet.transport_offset as usize;
+    match packet.tuple.protocol {
+        TCP => match pointer::<TcpHeader>(frame, at) {
             Some(tcp) => {
-                let tcp = unsafe { &*tcp };
-                packet.key.source_port = tcp.source_port;
-                packet.key.destination_port = tcp.destination_port;
-                packet.flags = tcp.flags;
-                packet.sequence = tcp.sequence;
+                unsafe {
+                    packet.tuple.source_port = read_16::<0>(tcp.cast()).to_ne_bytes();
+                    packet.tuple.destination_port = read_16::<2>(tcp.cast()).to_ne_bytes();
+                    packet.sequence = read_32::<4>(tcp.cast()).to_ne_bytes();
+                    packet.flags = (*tcp).flags;
+                }
                 packet.transport = Transport::Tcp;
             }
             None => packet.transport = Transport::Truncated,
         },
-        UDP => match pointer::<UdpHeader>(ctx, transport_offset) {
+        UDP => match pointer::<[[u8; 2]; 4]>(frame, at) {
             Some(udp) => {
-                let udp = unsafe { &*udp };
-                packet.key.source_port = udp.source_port;
-                packet.key.destination_port = udp.destination_port;
+                unsafe {
+                    packet.tuple.source_port = read_16::<0>(udp.cast()).to_ne_bytes();
+                    packet.tuple.destination_port = read_16::<2>(udp.cast()).to_ne_bytes();
+                }
                 packet.transport = Transport::Udp;
             }
             None => packet.transport = Transport::Truncated,
         },
+        protocol if protocol == icmp => packet.transport = Transport::Icmp,
         _ => {}
     }
-    Some(packet)
 }

@@ -1,24 +1,15 @@
 //! Changing addresses and ports, with every checksum kept right.
-//!
-//! A program cannot tell whether the transport checksum is complete, partial (left to the sending device) or verified by
-//! the receiving one; `bpf_l4_csum_replace` can, so that one goes through the helper. The IPv4 header's own checksum is
-//! always complete and is updated in place.
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::bpf_l4_csum_replace,
-    programs::TcContext,
+use core::mem::offset_of;
+
+use evenkeel_maps::{Address, TCP};
+
+use crate::{
+    checksum,
+    frame::{Checksum, Frame, pointer},
+    packet::{ETHERNET, Ipv4Header, Ipv6Header, Packet},
+    word::{read_16, write_16, write_32, write_64},
 };
-use evenkeel_maps::TCP;
-
-use crate::packet::{self, ETHERNET, Packet};
-
-/// Which end of the packet is rewritten.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    Source,
-    Destination,
-}
 
 /// What to do with the time to live.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,85 +20,76 @@ pub enum Ttl {
     Decrement,
 }
 
-/// Time to live, protocol and checksum, then source and destination: the second half of an IPv4 header.
-#[repr(C)]
-pub struct Ipv4Rest {
-    pub ttl: u8,
-    pub protocol: u8,
-    pub checksum: [u8; 2],
-    pub source: [u8; 4],
-    pub destination: [u8; 4],
+/// The addresses and ports a packet gets; those it has, where nothing changes.
+pub struct Ends {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
 }
 
-#[repr(C)]
-struct Ports {
-    source: [u8; 2],
-    destination: [u8; 2],
-}
-
-/// Incremental update of an Internet checksum for one changed 16-bit word, RFC 1624 equation 3. Bytes as on the wire:
-/// the ones' complement sum does not depend on byte order.
-#[inline(always)]
-pub fn checksum_update(checksum: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
-    let word = |bytes: [u8; 2]| u16::from_ne_bytes(bytes);
-    let mut sum = (!word(checksum)) as u32 + (!word(old)) as u32 + word(new) as u32;
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    (!(sum as u16)).to_ne_bytes()
-}
-
-#[inline(always)]
-fn checksum_update_address(checksum: [u8; 2], old: [u8; 4], new: [u8; 4]) -> [u8; 2] {
-    let checksum = checksum_update(checksum, [old[0], old[1]], [new[0], new[1]]);
-    checksum_update(checksum, [old[2], old[3]], [new[2], new[3]])
-}
-
-/// Writes `address` and `port` into one end of a TCP or UDP packet. `None`: the packet could not be changed, and must not
-/// go on half rewritten.
-#[inline(always)]
-pub fn rewrite(ctx: &TcContext, packet: &Packet, end: End, address: [u8; 4], port: [u8; 2], ttl: Ttl) -> Option<()> {
-    let (old_address, old_port) = match end {
-        End::Source => (packet.key.source, packet.key.source_port),
-        End::Destination => (packet.key.destination, packet.key.destination_port),
-    };
-    // A UDP checksum of zero means "none" and must stay zero; one that becomes zero must be sent as all ones.
-    let (checksum_offset, mangled) = match packet.key.protocol {
-        TCP => (packet.transport_offset + 16, 0),
-        _ => (packet.transport_offset + 6, BPF_F_MARK_MANGLED_0 as u64),
-    };
-    let word = |bytes: [u8; 4]| u32::from_ne_bytes(bytes) as u64;
-    let half = |bytes: [u8; 2]| u16::from_ne_bytes(bytes) as u64;
-    // SAFETY: helpers on the kernel's context; they check the offset.
-    unsafe {
-        let pseudo_header = BPF_F_PSEUDO_HDR as u64 | mangled | 4;
-        if bpf_l4_csum_replace(ctx.skb.skb, checksum_offset, word(old_address), word(address), pseudo_header) != 0 {
-            return None;
-        }
-        if old_port != port
-            && bpf_l4_csum_replace(ctx.skb.skb, checksum_offset, half(old_port), half(port), mangled | 2) != 0
-        {
-            return None;
+impl Ends {
+    /// Those the packet has.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        Self {
+            source: packet.tuple.source,
+            destination: packet.tuple.destination,
+            source_port: packet.tuple.source_port,
+            destination_port: packet.tuple.destination_port,
         }
     }
-    // The helpers may have moved the data: take the pointers now.
-    let ip = packet::pointer::<Ipv4Rest>(ctx, ETHERNET + 8)?;
-    let ports = packet::pointer::<Ports>(ctx, packet.transport_offset as usize)?;
-    // SAFETY: `pointer` has checked the bounds, and the two do not overlap.
-    let (ip, ports) = unsafe { (&mut *ip, &mut *ports) };
-    ip.checksum = checksum_update_address(ip.checksum, old_address, address);
-    if ttl == Ttl::Decrement {
-        let old = [ip.ttl, ip.protocol];
-        ip.ttl -= 1;
-        ip.checksum = checksum_update(ip.checksum, old, [ip.ttl, ip.protocol]);
-    }
-    match end {
-        End::Source => {
-            ip.source = address;
-            ports.source = port;
+}
+
+/// Gives a packet other ends. Later fragments have no ports and no checksum to change. `None`: the packet could not be
+/// changed, and must not go on half rewritten.
+#[inline(never)]
+pub fn rewrite<F: Frame>(frame: &F, packet: &Packet, ends: &Ends, ttl: Ttl) -> Option<()> {
+    let addresses = checksum::difference_address(packet.ipv6, &packet.tuple.source, &ends.source)
+        + checksum::difference_address(packet.ipv6, &packet.tuple.destination, &ends.destination);
+    if packet.has_ports() {
+        let ports = checksum::difference_16(packet.tuple.source_port, ends.source_port)
+            + checksum::difference_16(packet.tuple.destination_port, ends.destination_port);
+        let kind = if packet.tuple.protocol == TCP { Checksum::Plain } else { Checksum::Udp };
+        let (outside, inside) = (checksum::fold_32(addresses), checksum::fold_32(ports));
+        if !frame.update_checksum(packet.checksum_offset(), outside, inside, kind) {
+            return None;
         }
-        End::Destination => {
-            ip.destination = address;
-            ports.destination = port;
+        // The helpers may have moved the data: take the pointers now, and below.
+        let ports = pointer::<[[u8; 2]; 2]>(frame, packet.transport_offset as usize)?;
+        // SAFETY: `pointer` has checked the bounds, here and below.
+        unsafe {
+            write_16::<0>(ports.cast(), u16::from_ne_bytes(ends.source_port));
+            write_16::<2>(ports.cast(), u16::from_ne_bytes(ends.destination_port));
+        }
+    }
+    if packet.ipv6 {
+        let ip = pointer::<Ipv6Header>(frame, ETHERNET)?;
+        let ([a, b], [c, d]) = (ends.source.halves(), ends.destination.halves());
+        unsafe {
+            write_64::<8>(ip.cast(), a);
+            write_64::<16>(ip.cast(), b);
+            write_64::<24>(ip.cast(), c);
+            write_64::<32>(ip.cast(), d);
+            if ttl == Ttl::Decrement {
+                (*ip).hop_limit -= 1;
+            }
+        }
+    } else {
+        const CHECKSUM: usize = offset_of!(Ipv4Header, checksum);
+        let ip = pointer::<Ipv4Header>(frame, ETHERNET)?;
+        let ([.., source], [.., destination]) = (ends.source.quarters(), ends.destination.quarters());
+        let mut difference = addresses;
+        unsafe {
+            if ttl == Ttl::Decrement {
+                let old = [(*ip).ttl, (*ip).protocol];
+                (*ip).ttl -= 1;
+                difference += checksum::difference_16(old, [(*ip).ttl, (*ip).protocol]);
+            }
+            write_32::<{ offset_of!(Ipv4Header, source) }>(ip.cast(), source);
+            write_32::<{ offset_of!(Ipv4Header, destination) }>(ip.cast(), destination);
+            let before = read_16::<CHECKSUM>(ip.cast());
+            write_16::<CHECKSUM>(ip.cast(), checksum::update_word(before, difference));
         }
     }
     Some(())

@@ -26,12 +26,15 @@ pub(crate) struct Args {
     /// How long to send requests; longer if the replacements are not done by then
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Requests per second of each of the three lanes: TCP, HTTP and UDP
+    /// Requests per second of each lane: TCP, HTTP and UDP
     #[arg(long, default_value = "800")]
     rate: NonZeroU32,
     /// How the load balancer passes packets on
     #[arg(long, value_enum, default_value = "direct")]
     forwarding: Forwarding,
+    /// Give the service an IPv6 address as well, and send as many requests again to that one
+    #[arg(long)]
+    ipv6: bool,
     /// Write the report as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         duration: args.duration,
         rate: args.rate,
         forwarding: args.forwarding,
+        ipv6: args.ipv6,
         balancer: args.balancer.clone().unwrap_or_else(|| program.clone()),
         program,
     };

@@ -1,6 +1,7 @@
 //! One module per command: its arguments and the call into the library that does the work.
 
 pub(crate) mod demo;
+pub(crate) mod mode;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod run;

@@ -2,6 +2,8 @@
 
 use std::{
     io::{self, Write as _},
+    net::IpAddr,
+    ops::RangeInclusive,
     path::PathBuf,
     process::ExitCode,
     str::FromStr,
@@ -14,6 +16,8 @@ use evenkeel_plan::world::Forwarding;
 use evenkeel_process::{logging, shutdown};
 use evenkeel_sources::directory::Directory;
 use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::mode::ModeArg;
 
 /// Run a load balancer from the manifests in these directories, and follow their changes.
 ///
@@ -40,12 +44,33 @@ pub(crate) struct Args {
     /// How packets reach the backends of services that do not choose (annotation evenkeel.io/forwarding)
     #[arg(long, env = "EVENKEEL_FORWARDING", value_enum, default_value = "direct")]
     forwarding: ForwardingArg,
-    /// Where on the interface to attach
-    #[arg(long, env = "EVENKEEL_HOOK", value_enum, default_value = "auto")]
-    hook: HookArg,
-    /// Flow table entries when the table is made anew; a connection takes two
-    #[arg(long, env = "EVENKEEL_FLOW_ENTRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
-    flow_entries: Option<u32>,
+    /// Where to attach: auto, tcx, clsact, xdp or xdp-generic, for all interfaces or for one (eth0=xdp)
+    ///
+    /// auto is tcx from kernel 6.6 on and clsact before. xdp is faster for many small packets on a NIC whose driver has it;
+    /// tcx is for bulk transfers and virtual interfaces.
+    #[arg(
+        long = "hook",
+        env = "EVENKEEL_HOOK",
+        value_delimiter = ',',
+        default_value = "auto",
+        value_name = "[IF=]HOOK"
+    )]
+    hooks: Vec<HookArg>,
+    /// What to do with packets: balance them, only count what would be balanced, or let everything pass [default: as
+    /// before, at first active]
+    ///
+    /// A running node is switched by `evenkeel mode`, and stays so across restarts if this is not given.
+    #[arg(long, env = "EVENKEEL_MODE", value_enum)]
+    mode: Option<ModeArg>,
+    /// Flows that the flow table is made for, when it is made anew
+    #[arg(long, env = "EVENKEEL_FLOWS", value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_000_000))]
+    flows: Option<u32>,
+    /// Addresses that may stand for clients' where sources are rewritten [default: those of the interfaces]
+    #[arg(long = "source-address", env = "EVENKEEL_SOURCE_ADDRESS", value_delimiter = ',', value_name = "IP")]
+    sources: Vec<IpAddr>,
+    /// Ports that may stand for clients' there; nothing else on this node may use them
+    #[arg(long, env = "EVENKEEL_SOURCE_PORTS", default_value = "61000-65535", value_name = "FIRST-LAST")]
+    source_ports: PortRange,
     /// On SIGTERM withdraw, detach and remove everything, instead of leaving the data path up
     #[arg(long, env = "EVENKEEL_DETACH")]
     detach: bool,
@@ -62,19 +87,26 @@ pub(crate) struct ScopeArgs {
     pub(crate) ignore_exclude_lb: bool,
 }
 
-/// Which node, and its admin socket: shared by the commands that concern one.
+/// Which node: shared by the commands that concern one's data path.
 #[derive(clap::Args)]
-pub(crate) struct NodeArgs {
+pub(crate) struct NodeName {
     /// This node's name [default: the host name]
     #[arg(long, env = "EVENKEEL_NODE", value_name = "NAME")]
     node: Option<String>,
+}
+
+/// Which node, and its admin socket: shared by the commands that concern one's agent.
+#[derive(clap::Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    node: NodeName,
     /// The admin socket [default: unix:/run/evenkeel/NODE.sock]
     #[arg(long, env = "EVENKEEL_ADMIN", value_name = "unix:PATH")]
     admin: Option<Admin>,
 }
 
-impl NodeArgs {
-    pub(crate) fn name(&self) -> anyhow::Result<String> {
+impl NodeName {
+    pub(crate) fn get(&self) -> anyhow::Result<String> {
         match &self.node {
             // It becomes part of paths.
             Some(name) if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) => {
@@ -87,6 +119,12 @@ impl NodeArgs {
                 .map(str::to_owned)
                 .context("the host name is not UTF-8; give --node"),
         }
+    }
+}
+
+impl NodeArgs {
+    pub(crate) fn name(&self) -> anyhow::Result<String> {
+        self.node.get()
     }
 
     pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
@@ -120,14 +158,60 @@ enum ForwardingArg {
     Stack,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum HookArg {
-    /// tcx from kernel 6.6 on, clsact before
-    Auto,
-    /// tcx, or an error
-    Tcx,
-    /// A clsact filter
-    Clsact,
+/// A hook for one interface, or for all that have none of their own; `None`: whichever is best.
+#[derive(Clone, Debug)]
+struct HookArg {
+    interface: Option<String>,
+    hook: Option<Hook>,
+}
+
+impl FromStr for HookArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (interface, name) = match text.rsplit_once('=') {
+            Some((interface, name)) => (Some(interface.to_owned()), name),
+            None => (None, text),
+        };
+        let hook = match name {
+            "auto" => None,
+            name => Some(Hook::from_name(name).ok_or_else(|| {
+                let names = Hook::ALL.map(Hook::name).join(", ");
+                format!("`{name}` is no hook; there are auto, {names}, each for one interface as in eth0={name}")
+            })?),
+        };
+        Ok(Self { interface, hook })
+    }
+}
+
+fn hook_choice(args: &[HookArg]) -> HookChoice {
+    let mut choice = HookChoice::default();
+    for HookArg { interface, hook } in args {
+        match (interface, hook) {
+            (None, hook) => choice.all = *hook,
+            (Some(interface), Some(hook)) => {
+                choice.by_interface.insert(interface.clone(), *hook);
+            }
+            (Some(_), None) => {}
+        }
+    }
+    choice
+}
+
+/// A range of ports as the command line gives it.
+#[derive(Clone, Debug)]
+struct PortRange(RangeInclusive<u16>);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let range = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match range {
+            Some((first, last)) if first <= last && first > 0 => Ok(Self(first..=last)),
+            _ => Err("expected FIRST-LAST, such as 61000-65535".to_owned()),
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -141,16 +225,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ignore_exclude_label: args.scope.ignore_exclude_lb,
         state_directory,
         admin_socket,
-        hook: match args.hook {
-            HookArg::Auto => HookChoice::Auto,
-            HookArg::Tcx => HookChoice::Only(Hook::Tcx),
-            HookArg::Clsact => HookChoice::Only(Hook::Clsact),
-        },
+        hooks: hook_choice(&args.hooks),
+        mode: args.mode.map(Into::into),
+        sources: args.sources.clone(),
+        source_ports: args.source_ports.0.clone(),
         forwarding: match args.forwarding {
             ForwardingArg::Direct => Forwarding::Direct,
             ForwardingArg::Stack => Forwarding::Stack,
         },
-        flow_entries: args.flow_entries,
+        flows: args.flows,
         hash_seed: random()?,
         detach: args.detach,
         node,

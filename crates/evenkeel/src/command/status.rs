@@ -1,10 +1,24 @@
 //! `evenkeel status`: what a running node carries.
 
-use std::{fmt::Write as _, process::ExitCode};
+mod screen;
+mod text;
 
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
 use evenkeel_agent::status::{PATH, Status};
-use evenkeel_process::admin;
+use evenkeel_process::{admin, shutdown};
+use tokio::time::{MissedTickBehavior, interval};
 
+use self::{
+    screen::Screen,
+    text::{Before, Details},
+};
 use super::run::NodeArgs;
 
 /// Show what a running node carries: VIPs, frontends with their backends, and packets by outcome.
@@ -15,77 +29,120 @@ pub(crate) struct Args {
     /// How to print it
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+    /// Show packets by outcome for each interface too
+    #[arg(short, long)]
+    details: bool,
+    /// Show it again and again, every second or every SECONDS, with what went through a second, until Ctrl-C
+    ///
+    /// On a terminal it is refreshed in place; elsewhere one follows the other. With `-o json` each is a line.
+    #[arg(
+        short,
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "1",
+        value_parser = period
+    )]
+    watch: Option<Duration>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
     Text,
     Json,
 }
 
+/// The most often that is worth it: each look reads all flows.
+const SHORTEST: f64 = 0.1;
+const LONGEST: f64 = 86_400.0;
+
+fn period(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if (SHORTEST..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("expected seconds from {SHORTEST} to {LONGEST}, such as 2")),
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let socket = args.node.socket()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let json = runtime.block_on(admin::get(&socket, PATH))?;
-    let status: Status = serde_json::from_str(&json)?;
-    match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => print!("{}", text(&status)),
+    let written = match args.watch {
+        Some(period) => runtime.block_on(watch(args, &socket, period)),
+        None => runtime.block_on(once(args, &socket)),
+    };
+    match written {
+        // Whoever reads has read enough.
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        written => written.map(|()| ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn text(status: &Status) -> String {
-    let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = write_text(&mut out, status);
-    out
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
-    let interfaces: Vec<&str> = status.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let ready = if status.ready { "ready" } else { "not ready" };
-    writeln!(out, "{}: {ready}, {} on {}", status.node, status.hook, interfaces.join(", "))?;
+async fn ask(socket: &Path) -> anyhow::Result<Status> {
+    let json = admin::get(socket, PATH).await?;
+    serde_json::from_str(&json).context("the agent is of another version: its answer cannot be read")
+}
 
-    writeln!(out, "\nVIPs")?;
-    if status.vips.is_empty() {
-        writeln!(out, "  none: no service of type LoadBalancer has an address")?;
-    }
-    for vip in &status.vips {
-        let owner = match (&vip.owner, vip.announced) {
-            (Some(_), true) => "announced here".to_owned(),
-            (Some(owner), false) => format!("owned by {owner}"),
-            (None, _) => "announced by no node".to_owned(),
+async fn once(args: &Args, socket: &Path) -> anyhow::Result<()> {
+    let status = ask(socket).await?;
+    let out = match args.output {
+        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+        Output::Text => text::text(&status, args.details(), None),
+    };
+    print(&out)
+}
+
+/// Shows the status every `period`. That there is no answer at first is an error; later the agent may be gone for a while.
+async fn watch(args: &Args, socket: &Path, period: Duration) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signal()?;
+    let mut last: Option<(Status, Instant)> = None;
+    let mut screen = None;
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let asked = async {
+            ticks.tick().await;
+            (Instant::now(), ask(socket).await)
         };
-        writeln!(out, "  {:<40} {owner}", vip.address)?;
+        let Some((at, answer)) = shutdown.run_until_cancelled(asked).await else { return Ok(()) };
+        let status = match answer {
+            Ok(status) => status,
+            Err(error) if last.is_none() => return Err(error),
+            Err(error) => {
+                match &mut screen {
+                    Some(screen) => Screen::show(screen, &format!("error: {error:#}\n"))?,
+                    None => eprintln!("error: {error:#}"),
+                }
+                continue;
+            }
+        };
+        if args.output == Output::Json {
+            print(&(serde_json::to_string(&status)? + "\n"))?;
+        } else {
+            let before = last.as_ref().map(|(status, then)| Before { status, seconds: (at - *then).as_secs_f64() });
+            let text = text::text(&status, args.details(), before);
+            if io::stdout().is_terminal() {
+                screen.get_or_insert_with(Screen::open).show(&text)?;
+            } else {
+                print(&(text + "\n"))?;
+            }
+        }
+        last = Some((status, at));
     }
+}
 
-    writeln!(out, "\nFrontends")?;
-    for frontend in &status.frontends {
-        writeln!(
-            out,
-            "  {} {}/{}  {} ({})",
-            frontend.address, frontend.port, frontend.protocol, frontend.service, frontend.forwarding
-        )?;
-        if frontend.backends.is_empty() {
-            writeln!(out, "      no endpoints")?;
-        }
-        for backend in &frontend.backends {
-            let address = format!("{}:{}", backend.address, backend.port);
-            let node = backend.node.as_deref().unwrap_or("-");
-            writeln!(out, "      {address:<24} {:<8} {:>8} flows   {node}", backend.state, backend.flows)?;
-        }
+impl Args {
+    fn details(&self) -> Details {
+        if self.details { Details::Shown } else { Details::Hidden }
     }
+}
 
-    writeln!(out, "\nPackets by outcome")?;
-    for (name, packets) in &status.counters {
-        writeln!(out, "  {name:<24} {packets:>14}")?;
-    }
-    if !status.problems.is_empty() {
-        writeln!(out, "\nProblems")?;
-        for problem in &status.problems {
-            writeln!(out, "  {}", problem.trim_end().replace('\n', "\n  "))?;
-        }
-    }
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
     Ok(())
 }

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let node = args.node.name()?;
-    if evenkeel_loader::uninstall(&node).with_context(|| format!("cannot remove the data path of {node}"))? {
+    if evenkeel_agent::uninstall(&node).with_context(|| format!("cannot remove the data path of {node}"))? {
         println!("{node}: VIPs withdrawn, programs detached, pins removed");
         return Ok(ExitCode::SUCCESS);
     }

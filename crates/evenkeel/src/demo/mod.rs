@@ -7,7 +7,7 @@ mod report;
 mod story;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     ops::ControlFlow,
     path::PathBuf,
@@ -23,7 +23,7 @@ use evenkeel_lab::{
     Balancer, Child, Load, Sandbox,
     deployment::{Deployment, Replaced, Step},
     manifests::{Manifests, Port, Protocol, Service, pool},
-    topology::{Backend, Standard, VIP_POOL},
+    topology::{Backend, Standard, VIP_POOL, VIP_POOL6},
 };
 use evenkeel_probe::{Close, Config, Lane, LaneKind};
 use serde::Serialize;
@@ -37,6 +37,8 @@ use story::{Replacement, Story};
 const BACKENDS: usize = 4;
 /// The service's address.
 const VIP: Ipv4Addr = VIP_POOL.0;
+/// The one it has besides, if IPv6 is asked for.
+const VIP6: Ipv6Addr = VIP_POOL6.0;
 /// The pause between the endpoint's end of service and SIGTERM, in which requests in flight finish.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long requests go on at most when replacements take long; a demo that is not over by then has failed.
@@ -81,6 +83,8 @@ pub(crate) struct Options {
     pub(crate) duration: Duration,
     pub(crate) rate: NonZeroU32,
     pub(crate) forwarding: Forwarding,
+    /// Whether the service has an IPv6 address too, and requests go to both.
+    pub(crate) ipv6: bool,
     /// This program, for the backends' servers.
     pub(crate) program: PathBuf,
     /// The program that takes the arguments of `evenkeel run`.
@@ -118,12 +122,12 @@ fn perform(options: &Options, stop: &CancellationToken, story: &Story) -> Result
     story.phase(format!("starting {BACKENDS} backends"));
     let manifests = Manifests::create(sandbox.scratch())?;
     manifests.write("pool.yaml", &pool("demo"))?;
-    let program = options.program.clone();
+    let (program, ipv6) = (options.program.clone(), options.ipv6);
     let mut deployment = Deployment::start(
         &mut lab,
         manifests.clone(),
-        service(options.forwarding),
-        move |backend| server(&program, backend),
+        service(options.forwarding, ipv6),
+        move |backend| server(&program, backend, ipv6),
         BACKENDS,
     )?;
     for backend in deployment.backends() {
@@ -167,31 +171,46 @@ fn perform(options: &Options, stop: &CancellationToken, story: &Story) -> Result
     Ok(Ended::Finished(Box::new(Report::new(load, options.forwarding, BACKENDS, replacements, orderly, log))))
 }
 
-fn service(forwarding: Forwarding) -> Service {
+/// The service's addresses, each with what the names of its lanes end in.
+fn vips(ipv6: bool) -> Vec<(IpAddr, &'static str)> {
+    let mut vips = vec![(VIP.into(), "")];
+    if ipv6 {
+        vips.push((VIP6.into(), "6"));
+    }
+    vips
+}
+
+fn service(forwarding: Forwarding, ipv6: bool) -> Service {
     Service {
         name: "demo".to_owned(),
-        addresses: vec![VIP.into()],
+        addresses: vips(ipv6).into_iter().map(|(vip, _)| vip).collect(),
         ports: vec![TCP, HTTP, UDP],
         forwarding: Some(forwarding.name().to_owned()),
     }
 }
 
 /// A backend's server process.
-fn server(program: &PathBuf, backend: &Backend) -> Command {
+fn server(program: &PathBuf, backend: &Backend, ipv6: bool) -> Command {
     let mut command = Command::new(program);
     command.args(["probe", "serve", "--name", &backend.name]);
     for (option, port) in [("--tcp", TCP), ("--http", HTTP), ("--udp", UDP)] {
-        command.args([option, &SocketAddr::from((backend.address, port.target_port)).to_string()]);
+        for address in backend.addresses().into_iter().filter(|address| address.is_ipv4() || ipv6) {
+            command.args([option, &SocketAddr::from((address, port.target_port)).to_string()]);
+        }
     }
     command
 }
 
 fn load(options: &Options) -> Config {
-    let lane = |kind, port: Port| Lane {
-        name: port.name.to_owned(),
-        ..Lane::to(kind, SocketAddr::from((VIP, port.port)), options.rate)
-    };
-    let lanes = vec![lane(LaneKind::TcpEcho, TCP), lane(LaneKind::Http, HTTP), lane(LaneKind::Udp, UDP)];
+    let mut lanes = Vec::new();
+    for (vip, suffix) in vips(options.ipv6) {
+        for (kind, port) in [(LaneKind::TcpEcho, TCP), (LaneKind::Http, HTTP), (LaneKind::Udp, UDP)] {
+            lanes.push(Lane {
+                name: format!("{}{suffix}", port.name),
+                ..Lane::to(kind, SocketAddr::from((vip, port.port)), options.rate)
+            });
+        }
+    }
     let mut config = Config::new(lanes, options.duration.saturating_add(PATIENCE));
     // Whether requests fail is what the demo shows, on whatever machine it runs: a moment in which the machine does
     // something else makes latencies worthless, but no request a failed one.
@@ -269,7 +288,7 @@ mod tests {
 
     #[test]
     fn servers_listen_where_the_service_points() {
-        let service = service(Forwarding::Stack);
+        let service = service(Forwarding::Stack, false);
         assert!(service.manifest().contains("evenkeel.io/forwarding: stack"));
         let slice = service.endpoint_slices(&[]);
         for port in [9000, 8080, 5300] {
@@ -279,14 +298,18 @@ mod tests {
 
     #[test]
     fn lanes_carry_the_names_of_the_contract() {
-        let options = Options {
+        let mut options = Options {
             duration: Duration::from_secs(1),
             rate: NonZeroU32::MIN,
             forwarding: Forwarding::Direct,
+            ipv6: false,
             program: PathBuf::new(),
             balancer: PathBuf::new(),
         };
-        let names: Vec<String> = load(&options).lanes.into_iter().map(|lane| lane.name).collect();
-        assert_eq!(names, ["tcp", "http", "udp"]);
+        let names =
+            |options: &Options| -> Vec<String> { load(options).lanes.into_iter().map(|lane| lane.name).collect() };
+        assert_eq!(names(&options), ["tcp", "http", "udp"]);
+        options.ipv6 = true;
+        assert_eq!(names(&options), ["tcp", "http", "udp", "tcp6", "http6", "udp6"]);
     }
 }

@@ -13,6 +13,9 @@ const WIRE: &str = "wire0";
 const OUTER_VLAN: (&str, &str) = ("802.1ad", "200");
 const VLAN: (&str, &str) = ("802.1q", "100");
 
+/// The hardware address of an uplink that is a bridge.
+const BRIDGE_MAC: &str = "02:00:00:00:00:fd";
+
 /// The client's addresses beyond the hop.
 const CLIENT: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(10, 77, 8, 10), Ipv6Addr::new(0xfd77, 0, 0, 8, 0, 0, 0, 0x10));
 /// The routers' addresses: towards the client, at both ends of the narrow wire, and towards the node.
@@ -64,7 +67,11 @@ impl Uplink {
                 tag(node, tag(node, WIRE, "outer", OUTER_VLAN)?, UPLINK, VLAN)?;
                 port = tag(switch, tag(switch, "node", "node-out", OUTER_VLAN)?, "node-in", VLAN)?;
             }
-            Self::Bridge => node.bridge(UPLINK, &[WIRE])?,
+            Self::Bridge => {
+                node.bridge(UPLINK, &[WIRE])?;
+                // The switch on the same wire is a bridge too.
+                node.ip(["link", "set", UPLINK, "address", BRIDGE_MAC])?;
+            }
             Self::Macvlan => {
                 on_top(node, WIRE, UPLINK, &["macvlan", "mode", "bridge"])?;
             }

@@ -2,6 +2,7 @@
 
 mod backend;
 mod findings;
+mod output;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -10,8 +11,10 @@ mod topology;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use ipnet::IpNet;
+use serde::Serialize;
 
 pub use self::backend::{Backend, BackendState, eligible, members};
 use self::topology::HintSource;
@@ -19,8 +22,8 @@ pub use self::topology::{NodeView, Scope};
 use crate::diagnostic::Diagnostic;
 use crate::range::IpFamily;
 use crate::world::{
-    Affinity, EndpointPort, EndpointSlice, Forwarding, ObjectName, Protocol, Service, ServicePort, TrafficDistribution,
-    TrafficPolicy,
+    Affinity, EndpointPort, EndpointSlice, Forwarding, HealthCheck, Limits, ObjectName, Protocol, Service, ServicePort,
+    TrafficDistribution, TrafficPolicy,
 };
 
 /// An address, protocol and port clients connect to, with the backends behind it.
@@ -35,37 +38,30 @@ pub struct Frontend {
     /// Whether any backend serves, or only those on the node that received the packet.
     pub policy: TrafficPolicy,
     /// Which backends a node prefers.
-    #[serde(skip_serializing_if = "is_anywhere")]
+    #[serde(skip_serializing_if = "output::is_anywhere")]
     pub traffic_distribution: TrafficDistribution,
     /// How packets reach a backend; `None`: the node's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
+    /// Whether backends see an address of the node's in place of the client's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rewrite_source: bool,
     /// Whether a client's flows go to one backend.
-    #[serde(skip_serializing_if = "is_none", serialize_with = "affinity")]
+    #[serde(skip_serializing_if = "output::is_no_affinity", serialize_with = "output::affinity")]
     pub affinity: Affinity,
+    /// Who may connect; none: everybody.
+    #[serde(skip_serializing_if = "output::is_empty", serialize_with = "output::ranges")]
+    pub source_ranges: Arc<[IpNet]>,
+    /// How much of it a node lets through, together with the service's other frontends.
+    #[serde(skip_serializing_if = "Limits::is_none", serialize_with = "output::limits")]
+    pub limits: Limits,
+    /// How its backends are checked.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "output::health")]
+    pub health: Option<Arc<HealthCheck>>,
     /// The Service it belongs to.
     pub service: ObjectName,
     /// The backends, by address and port.
     pub backends: Vec<Backend>,
-}
-
-fn is_anywhere(distribution: &TrafficDistribution) -> bool {
-    *distribution == TrafficDistribution::Anywhere
-}
-
-fn is_none(affinity: &Affinity) -> bool {
-    *affinity == Affinity::None
-}
-
-fn affinity<S: Serializer>(affinity: &Affinity, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct ClientIp {
-        timeout_s: u64,
-    }
-    match affinity {
-        Affinity::None => serializer.serialize_none(),
-        Affinity::ClientIp { timeout } => ClientIp { timeout_s: timeout.as_secs() }.serialize(serializer),
-    }
 }
 
 /// What tells one frontend from another.
@@ -104,7 +100,20 @@ impl Frontend {
 
     /// The backends that take the new flows this node receives, and what made them these.
     pub fn choice<'a>(&'a self, node: NodeView<'a>) -> (Scope, Vec<&'a Backend>) {
+        self.choice_of_healthy(node, |_| true)
+    }
+
+    /// The same, of those that are healthy: where no backend near the node is, those further away take its new flows. If
+    /// none is healthy at all, it makes no difference which are.
+    pub fn choice_of_healthy<'a>(
+        &'a self,
+        node: NodeView<'a>,
+        is_healthy: impl Fn(&Backend) -> bool,
+    ) -> (Scope, Vec<&'a Backend>) {
         let mut eligible = eligible(self.for_node(node));
+        if eligible.iter().any(|backend| is_healthy(backend)) {
+            eligible.retain(|backend| is_healthy(backend));
+        }
         let scope = match self.policy {
             TrafficPolicy::Local => Scope::Local,
             // While nobody is active, those that drain serve everywhere: they are the last resort, not a preference.
@@ -141,7 +150,11 @@ pub fn of_service(
                 policy: service.traffic_policy,
                 traffic_distribution: service.traffic_distribution,
                 forwarding: service.forwarding,
+                rewrite_source: service.rewrite_source,
                 affinity: service.affinity,
+                source_ranges: Arc::clone(&service.source_ranges),
+                limits: service.limits,
+                health: service.health.clone(),
                 service: service.name.clone(),
                 backends: backends(service, port, IpFamily::of(*address), slices, hints),
             });

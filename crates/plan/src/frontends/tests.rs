@@ -1,9 +1,11 @@
+use std::num::NonZeroU32;
+
 use super::*;
 use crate::World;
 use crate::memory::Memory;
 use crate::plan;
 use crate::world::testing::{address, endpoint, labels, pool, service, slice};
-use crate::world::{Endpoint, Endpoints, Hints, Node, TargetPort, Weight};
+use crate::world::{Endpoint, Endpoints, HealthProbe, Hints, Node, TargetPort, Weight};
 
 fn world(service: Service, slices: impl IntoIterator<Item = EndpointSlice>) -> World {
     let mut world = World::default();
@@ -474,4 +476,42 @@ mod findings {
             EndpointSlice { address_type: IpFamily::V6, ..slice("web", "web-1", 80, vec![endpoint("fd00:1::1")]) };
         assert_eq!(reasons(&selecting(service("web")), &[six]), ["family_without_endpoints"]);
     }
+}
+
+#[test]
+fn frontends_take_over_who_may_connect_how_often_and_what_backends_are_asked() {
+    let service = Service {
+        source_ranges: ["192.0.2.0/24".parse().unwrap()].into(),
+        limits: Limits { max_connections: NonZeroU32::new(5), connection_rate: None },
+        health: Some(HealthCheck::new(HealthProbe::Tcp).into()),
+        ..service("web")
+    };
+    let addresses = [address("10.0.0.1"), address("10.0.0.2")];
+    let frontends = of_service(&service, &addresses, &[], &mut Vec::new());
+    assert_eq!(frontends.len(), 2);
+    for frontend in frontends {
+        assert!(Arc::ptr_eq(&frontend.source_ranges, &service.source_ranges));
+        assert!(Arc::ptr_eq(frontend.health.as_ref().unwrap(), service.health.as_ref().unwrap()));
+        assert_eq!(frontend.limits, service.limits);
+    }
+}
+
+#[test]
+fn where_nobody_near_is_healthy_those_further_away_serve() {
+    let in_zone = |at, zone: &str| Endpoint { zone: Some(zone.to_owned()), ..endpoint(at) };
+    let service = Service { traffic_distribution: TrafficDistribution::PreferSameZone, ..service("web") };
+    let endpoints = vec![in_zone("10.1.0.1", "a"), in_zone("10.1.0.2", "a"), in_zone("10.1.0.3", "b")];
+    let slice = slice("web", "web", 8080, endpoints);
+    let frontend = of_service(&service, &[address("10.0.0.1")], &[&slice], &mut Vec::new()).remove(0);
+    let node = NodeView { name: "node", zone: Some("a") };
+    let chosen = |ill: &[&str]| {
+        let is_healthy = |backend: &Backend| !ill.contains(&backend.address.to_string().as_str());
+        let (scope, chosen) = frontend.choice_of_healthy(node, is_healthy);
+        (scope, chosen.iter().map(|backend| backend.address.to_string()).collect::<Vec<_>>())
+    };
+    let of = |addresses: &[&str]| addresses.iter().map(|&address| address.to_owned()).collect::<Vec<_>>();
+    assert_eq!(chosen(&[]), (Scope::SameZone, of(&["10.1.0.1", "10.1.0.2"])));
+    assert_eq!(chosen(&["10.1.0.1"]), (Scope::SameZone, of(&["10.1.0.2"])));
+    assert_eq!(chosen(&["10.1.0.1", "10.1.0.2"]), (Scope::Cluster, of(&["10.1.0.3"])));
+    assert_eq!(chosen(&["10.1.0.1", "10.1.0.2", "10.1.0.3"]), chosen(&[]), "nobody is healthy");
 }

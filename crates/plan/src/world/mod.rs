@@ -2,7 +2,9 @@
 
 mod bgp;
 mod endpoints;
+mod health;
 mod l2;
+mod limits;
 mod node;
 mod object;
 mod pool;
@@ -23,7 +25,11 @@ pub use self::bgp::{
     Neighbor, Password, PeerAsn, Timers,
 };
 pub use self::endpoints::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints};
+pub use self::health::{
+    HealthCheck, HealthProbe, HttpHost, HttpPath, HttpProbe, HttpProbeError, StatusCodes, StatusCodesError,
+};
 pub use self::l2::{L2Advertisement, PreferredNode};
+pub use self::limits::{ConnectionRate, Limits, PerSecond, RateError};
 pub use self::node::{HOSTNAME, Node, Secret};
 pub use self::object::{Object, ObjectKey};
 pub use self::pool::{IpAddressPool, ServiceAllocation};

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectName, Weights};
+use super::{HealthCheck, Limits, ObjectName, Weights};
 use crate::range::IpFamily;
 use crate::selector::Labels;
 
@@ -38,6 +39,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// `evenkeel.io/forwarding`; `None` leaves it to the node's default.
     pub forwarding: Option<Forwarding>,
+    /// `evenkeel.io/source-address: rewrite`: backends see an address of the node's in place of the client's.
+    pub rewrite_source: bool,
     /// `evenkeel.io/weights`.
     pub weights: Weights,
     /// `spec.ports`.
@@ -47,7 +50,11 @@ pub struct Service {
     /// `spec.publishNotReadyAddresses`: endpoints count as ready whatever their conditions say.
     pub publish_not_ready: bool,
     /// `spec.loadBalancerSourceRanges`: who may connect; none: everybody.
-    pub source_ranges: Vec<IpNet>,
+    pub source_ranges: Arc<[IpNet]>,
+    /// `evenkeel.io/health-check` and what belongs to it; `None`: endpoints' conditions are all there is.
+    pub health: Option<Arc<HealthCheck>>,
+    /// `evenkeel.io/max-connections` and the like.
+    pub limits: Limits,
     /// `spec.healthCheckNodePort`: where other load balancers ask for local endpoints.
     pub health_check_node_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip`: the addresses it was given before.
@@ -70,11 +77,14 @@ impl Service {
             traffic_distribution: TrafficDistribution::Anywhere,
             affinity: Affinity::None,
             forwarding: None,
+            rewrite_source: false,
             weights: Weights::default(),
             ports: Vec::new(),
             selector: Labels::new(),
             publish_not_ready: false,
-            source_ranges: Vec::new(),
+            source_ranges: Arc::default(),
+            health: None,
+            limits: Limits::default(),
             health_check_node_port: None,
             status_addresses: Vec::new(),
         }

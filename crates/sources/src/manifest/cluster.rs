@@ -50,17 +50,12 @@ fn cluster_address(reader: &mut Reader<'_>, service: &Service, field: &Field<'_>
     }
 }
 
-/// Fields for packet filters and for other load balancers.
+/// Who may connect, and fields for other load balancers.
 pub(super) fn access(reader: &mut Reader<'_>, service: &mut Service, spec: &Fields<'_>) {
     let ranges = spec.list(reader, "loadBalancerSourceRanges");
-    for field in &ranges {
-        let remedy = "give a CIDR such as 192.0.2.0/24";
-        service.source_ranges.extend(field.parse::<IpNet>(reader, "invalid_range", remedy));
-    }
-    if let Some(first) = ranges.first().filter(|_| service.is_load_balancer) {
-        let message = "loadBalancerSourceRanges is not enforced: every client can connect";
-        reader.warning("source_ranges_not_enforced", first, message, "filter by a firewall or a NetworkPolicy");
-    }
+    let remedy = "give a CIDR such as 192.0.2.0/24";
+    let read = ranges.iter().filter_map(|field| field.parse::<IpNet>(reader, "invalid_range", remedy));
+    service.source_ranges = read.collect();
     let port = spec.get("healthCheckNodePort").and_then(|field| field.number(reader, 0, u16::MAX));
     service.health_check_node_port = port.filter(|port| *port != 0);
     // Node ports are none of our business, whether they are allocated or not.

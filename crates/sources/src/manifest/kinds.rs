@@ -2,19 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{
-    Affinity, Endpoint, EndpointPort, EndpointSlice, Forwarding, Hints, IpFamilyPolicy, Node, ObjectName, Protocol,
-    Requested, Secret, Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy, Weight, Weights,
-    WeightsError,
+    Affinity, Endpoint, EndpointPort, EndpointSlice, Hints, IpFamilyPolicy, Node, ObjectName, Protocol, Secret,
+    Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 
-use super::cluster;
 use super::object::name;
 use super::read::{Field, Fields, Reader, shortened};
+use super::{annotations, cluster};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
 const FAMILIES: [(&str, IpFamily); 2] = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
@@ -32,7 +30,7 @@ pub(super) fn service(
 ) -> Option<Service> {
     let mut service = Service::new(name);
     service.labels = super::labels(reader, metadata);
-    annotations(reader, &mut service, metadata);
+    annotations::service(reader, &mut service, metadata);
     if let Some(spec) = fields.get("spec") {
         spec_of(reader, &mut service, &spec)?;
     }
@@ -158,86 +156,6 @@ pub(super) fn ip(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<IpAddr> {
     field.parse(reader, "invalid_address", ADDRESS_REMEDY)
 }
 
-/// The prefixes of MetalLB's annotations: the present one, and the one it had before.
-const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
-
-fn annotations(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields<'_>) {
-    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else { return };
-    for (key, field) in annotations.iter() {
-        let known = match key.split_once('/') {
-            Some(("metallb.io" | "metallb.universe.tf", name)) => {
-                matches!(name, "address-pool" | "loadBalancerIPs" | "allow-shared-ip" | "ip-allocated-from-pool")
-            }
-            Some(("evenkeel.io", name)) => matches!(name, "forwarding" | "weights"),
-            _ => true,
-        };
-        if !known && !field.is_null() {
-            let remedy = match key {
-                "metallb.universe.tf/mode" => "remove it; an L2Advertisement says how an address is announced",
-                _ => "correct or remove it",
-            };
-            let message = format!("annotation `{}` is not known and has no effect", shortened(key));
-            reader.warning("unknown_annotation", &field.at_key(), message, remedy);
-        }
-    }
-    let requested = &mut service.requested;
-    if let Some(field) = either(reader, &annotations, "loadBalancerIPs") {
-        requested.annotated_addresses = addresses(reader, &field);
-    }
-    let pool = either(reader, &annotations, "address-pool").and_then(|field| field.text(reader));
-    *requested = Requested { pool: pool.map(str::to_owned), ..std::mem::take(requested) };
-    let key = either(reader, &annotations, "allow-shared-ip").and_then(|field| field.text(reader));
-    service.sharing_key = key.map(str::to_owned);
-    let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
-    service.forwarding =
-        annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
-    let weights = annotations.annotation("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
-    service.weights = weights.unwrap_or_default();
-}
-
-/// The annotation under either prefix. Where they differ the present one counts, as with MetalLB.
-fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> Option<Field<'n>> {
-    let [present, former] = PREFIXES.map(|prefix| annotations.annotation(&format!("{prefix}{name}")));
-    if let (Some(present), Some(former)) = (&present, &former)
-        && present.string(reader) != former.string(reader)
-    {
-        let message = format!("{}{name} and {}{name} differ; the first counts", PREFIXES[0], PREFIXES[1]);
-        reader.warning("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
-    }
-    present.or(former)
-}
-
-/// A weight, or several with the names of whose they are.
-fn weights<T: FromStr<Err = WeightsError>>(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<T> {
-    let weights = field.string(reader)?.trim().parse();
-    if let Err(error) = &weights {
-        let remedy = match error {
-            WeightsError::NotAWeight(_) => "give a number from 0 (no new flows) to 100",
-            WeightsError::NotAPair(_) | WeightsError::NobodysWeight(_) => {
-                "give ADDRESS=WEIGHT or node/NAME=WEIGHT, separated by commas"
-            }
-            WeightsError::Twice(_) => "remove one of them",
-        };
-        reader.error(error.reason(), field, shortened(&error.to_string()), remedy);
-    }
-    weights.ok()
-}
-
-fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
-    let Some(text) = field.string(reader) else { return Vec::new() };
-    let mut addresses = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => {
-                let message = format!("`{}` is not an address", shortened(part));
-                reader.error("invalid_address", field, message, "give addresses, separated by commas");
-            }
-        }
-    }
-    addresses
-}
-
 /// `hints`: lists of `{name}`.
 fn hints(reader: &mut Reader<'_>, field: &Field<'_>) -> Hints {
     let Some(fields) = field.fields(reader) else { return Hints::default() };
@@ -265,7 +183,7 @@ pub(super) fn endpoint_slice(
         name,
         service: labels.remove(SERVICE_LABEL).filter(|service| !service.is_empty()),
         address_type: IpFamily::V4,
-        weight: slice_weight(reader, metadata),
+        weight: annotations::slice_weight(reader, metadata),
         ports: Vec::new(),
         endpoints: Vec::new(),
     };
@@ -282,26 +200,6 @@ pub(super) fn endpoint_slice(
         slice.endpoints.extend(endpoint(reader, &field, family));
     }
     Some(slice)
-}
-
-/// The annotation `evenkeel.io/weight`; others of ours belong elsewhere.
-fn slice_weight(reader: &mut Reader<'_>, metadata: &Fields<'_>) -> Weight {
-    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else {
-        return Weight::ONE;
-    };
-    for (key, field) in annotations.iter() {
-        if !key.starts_with("evenkeel.io/") || key == "evenkeel.io/weight" || field.is_null() {
-            continue;
-        }
-        let message = format!("annotation `{}` is not known on an EndpointSlice and has no effect", shortened(key));
-        let remedy = match key {
-            "evenkeel.io/weights" => "annotate the Service with it, or give evenkeel.io/weight here",
-            _ => "correct or remove it",
-        };
-        reader.warning("unknown_annotation", &field.at_key(), message, remedy);
-    }
-    let weight = annotations.annotation("evenkeel.io/weight").and_then(|field| weights(reader, &field));
-    weight.unwrap_or_default()
 }
 
 fn endpoint_port(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<EndpointPort> {

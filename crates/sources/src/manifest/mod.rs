@@ -4,11 +4,14 @@
 //! read strictly, because a misspelt field there would change what is announced. In both a value of the wrong type in
 //! a field that is read is an error, and an object with an error is not used.
 
+mod annotations;
 mod cluster;
 mod duration;
 mod endpoints;
+mod health;
 mod kinds;
 mod label;
+mod limits;
 mod lines;
 mod metallb;
 mod object;

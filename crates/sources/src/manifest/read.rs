@@ -419,11 +419,9 @@ impl<'n> Fields<'n> {
                 continue;
             }
             let field = Field::below(&self.path, entry).at_key();
-            let remedy = match known.iter().min_by_key(|known| distance(known, &entry.key)) {
-                Some(close) if distance(close, &entry.key) <= 1 + entry.key.len() / 4 => {
-                    format!("did you mean `{close}`?")
-                }
-                _ => format!("remove it; known here: {}", known.join(", ")),
+            let remedy = match close_to(&entry.key, &known) {
+                Some(close) => format!("did you mean `{close}`?"),
+                None => format!("remove it; known here: {}", known.join(", ")),
             };
             reader.error("unknown_field", &field, format!("unknown field `{}`", shortened(&entry.key)), remedy);
         }
@@ -446,6 +444,12 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
+}
+
+/// The known word of which this may be a misspelling.
+pub(super) fn close_to<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let close = known.iter().min_by_key(|known| distance(known, word))?;
+    (distance(close, word) <= 1 + word.len() / 4).then_some(close)
 }
 
 /// Levenshtein's edit distance, case ignored; far apart for words too long to be misspellings.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::selector::Operator;
 use evenkeel_plan::world::{
-    Affinity, Aggregation, BgpAdvertisement, BgpPeer, Community, CommunityRef, Forwarding, IpFamilyPolicy,
-    L2Advertisement, Neighbor, ObjectName, Password, PeerAsn, Protocol, Service, TargetPort, Timers, TrafficPolicy,
+    Affinity, Aggregation, BgpAdvertisement, BgpPeer, Community, CommunityRef, Forwarding, HealthCheck, HealthProbe,
+    IpFamilyPolicy, L2Advertisement, Neighbor, ObjectName, Password, PeerAsn, Protocol, Service, TargetPort, Timers,
+    TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -64,6 +65,7 @@ metadata:
     metallb.io/loadBalancerIPs: "10.0.0.53, 2001:db8::53"
     metallb.io/allow-shared-ip: vip
     evenkeel.io/forwarding: direct
+    evenkeel.io/source-address: rewrite
     example.com/other: "true"
 spec:
   type: LoadBalancer
@@ -101,6 +103,7 @@ status:
     assert_eq!(service.traffic_policy, TrafficPolicy::Local);
     assert_eq!(service.affinity, Affinity::ClientIp { timeout: Duration::from_secs(60) });
     assert_eq!(service.forwarding, Some(Forwarding::Direct));
+    assert!(service.rewrite_source);
     assert_eq!(service.selector["app"], "dns");
     assert!(service.publish_not_ready);
     assert_eq!(service.health_check_node_port, Some(32_000));
@@ -135,12 +138,10 @@ fn cluster_addresses_say_what_a_service_really_is() {
 }
 
 #[test]
-fn who_may_connect_is_read_but_not_enforced() {
+fn who_may_connect_is_read() {
     let text = BALANCER.to_owned() + "  loadBalancerSourceRanges: [10.0.0.0/8]\n";
-    let parsed = read(&text);
-    let Some(Object::Service(service)) = &parsed.documents[0].object else { panic!() };
-    assert_eq!(service.source_ranges[0].to_string(), "10.0.0.0/8");
-    assert_eq!(findings(&text), ["source_ranges_not_enforced 7 spec.loadBalancerSourceRanges[0]"]);
+    assert_eq!(service(&text).source_ranges[0].to_string(), "10.0.0.0/8");
+    assert_eq!(findings(&text), [""; 0]);
     assert_eq!(
         findings(&text.replace("10.0.0.0/8", "10.0.0.0"))[0],
         "invalid_range 7 spec.loadBalancerSourceRanges[0]"
@@ -149,6 +150,68 @@ fn who_may_connect_is_read_but_not_enforced() {
         findings(&(BALANCER.to_owned() + "  allocateLoadBalancerNodePorts: 1\n")),
         ["wrong_type 7 spec.allocateLoadBalancerNodePorts"]
     );
+}
+
+/// The load balancer with these annotations, each `name: value` without the prefix.
+fn annotated(annotations: &[&str]) -> String {
+    let lines: Vec<String> = annotations.iter().map(|line| format!("    evenkeel.io/{line}\n")).collect();
+    BALANCER.replace("metadata: {name: web}\n", &format!("metadata:\n  name: web\n  annotations:\n{}", lines.concat()))
+}
+
+#[test]
+fn a_health_check_is_read_in_full() {
+    let service = service(&annotated(&[
+        "health-check: http",
+        "health-port: '9090'",
+        "health-path: /ready",
+        "health-expect-status: '204'",
+        "health-interval: 2s",
+        "health-timeout: 250ms",
+        "health-unhealthy-after: '1'",
+        "health-healthy-after: '100'",
+        "slow-start: 1m",
+        "passive-ejection: 'true'",
+    ]));
+    let HealthProbe::Http(http) = &service.health.as_ref().unwrap().probe else { panic!() };
+    assert_eq!((http.path.as_str(), &http.host, http.expect.to_string().as_str()), ("/ready", &None, "204"));
+    let expected = HealthCheck {
+        probe: HealthProbe::Http(http.clone()),
+        port: Some(9090),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_millis(250),
+        unhealthy_after: 1,
+        healthy_after: 100,
+        slow_start: Duration::from_mins(1),
+        passive_ejection: true,
+    };
+    assert_eq!(service.health.as_deref(), Some(&expected));
+}
+
+#[test]
+fn a_health_check_has_defaults() {
+    let health = |annotations: &[&str]| service(&annotated(annotations)).health.clone();
+    assert_eq!(health(&["health-check: tcp"]).as_deref(), Some(&HealthCheck::new(HealthProbe::Tcp)));
+    assert_eq!(service(BALANCER).health, None);
+    let fast = health(&["health-check: udp-echo", "health-interval: 100ms"]).unwrap();
+    assert_eq!(fast.timeout, Duration::from_millis(100), "an interval bounds the timeout nobody gave");
+    let HealthProbe::DnsTcp(question) = &health(&["health-check: dns-tcp", "health-dns-name: a.b."]).unwrap().probe
+    else {
+        panic!()
+    };
+    assert_eq!(question.to_string(), "a.b?type=A");
+}
+
+#[test]
+fn limits_are_read() {
+    let limits = |annotations: &[&str]| {
+        let limits = service(&annotated(annotations)).limits;
+        let rate = limits.connection_rate.map(|rate| (rate.per_second.get(), rate.burst.get()));
+        (limits.max_connections.map(u32::from), rate)
+    };
+    assert_eq!(limits(&["max-connections: '10'"]), (Some(10), None));
+    assert_eq!(limits(&["connection-rate: 500/s"]), (None, Some((500, 500))));
+    assert_eq!(limits(&["connection-rate: '500'", "connection-burst: '2'"]), (None, Some((500, 2))));
+    assert!(service(BALANCER).limits.is_none());
 }
 
 #[test]
@@ -190,6 +253,11 @@ fn annotations_are_checked() {
         ["unknown_annotation 6 metadata.annotations[metallb.universe.tf/mode]"]
     );
     assert_eq!(with("evenkeel.io/forwarding: dsr"), ["invalid_value 6 metadata.annotations[evenkeel.io/forwarding]"]);
+    assert_eq!(with("evenkeel.io/source-address: preserve"), [""; 0]);
+    assert_eq!(
+        with("evenkeel.io/source-address: 'true'"),
+        ["invalid_value 6 metadata.annotations[evenkeel.io/source-address]"]
+    );
     assert_eq!(
         with("{metallb.io/address-pool: a, metallb.universe.tf/address-pool: b}"),
         ["conflicting_annotations 6 metadata.annotations[metallb.universe.tf/address-pool]"]

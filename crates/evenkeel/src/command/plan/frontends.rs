@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use evenkeel_plan::frontends::{Backend, BackendState, Frontend, NodeView, Scope, members};
 use evenkeel_plan::maglev::{Digest, Roster, Seed, Table};
-use evenkeel_plan::world::{Affinity, TrafficDistribution, TrafficPolicy, Weight};
+use evenkeel_plan::world::{Affinity, HealthCheck, HealthProbe, Limits, TrafficDistribution, TrafficPolicy, Weight};
 use evenkeel_plan::{Plan, World};
 use serde::Serialize;
 
@@ -126,12 +126,16 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Vec<String>> {
             traits.push(frontend.traffic_distribution.to_string());
         }
         traits.extend(frontend.forwarding.map(|forwarding| format!("forwarding {forwarding}")));
+        if frontend.rewrite_source {
+            traits.push("source address rewritten".to_owned());
+        }
         if let Affinity::ClientIp { timeout } = frontend.affinity {
             traits.push(format!("affinity ClientIP {}s", timeout.as_secs()));
         }
         traits.extend(table.map(|table| table.to_string()));
         let address = SocketAddr::new(frontend.address, frontend.port);
         rows.push(vec![address.to_string(), frontend.protocol.to_string(), traits.join(", ")]);
+        rows.extend(conditions(frontend).map(|condition| vec![format!("  {condition}")]));
         if frontend.backends.is_empty() {
             rows.push(vec!["  no backends".to_owned()]);
         }
@@ -161,6 +165,48 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Vec<String>> {
         }
     }
     rows
+}
+
+/// Who may connect, how often, and what backends are asked: a line each.
+fn conditions(frontend: &Frontend) -> impl Iterator<Item = String> {
+    let sources: Vec<String> = frontend.source_ranges.iter().map(ToString::to_string).collect();
+    let sources = match sources.as_slice() {
+        [] => None,
+        few if few.len() <= LISTED => Some(format!("only from {}", few.join(", "))),
+        many => Some(format!("only from {} ranges", many.len())),
+    };
+    let health = frontend.health.as_ref().map(|health| checks(health));
+    [sources, limits(frontend.limits), health].into_iter().flatten()
+}
+
+fn limits(Limits { max_connections, connection_rate }: Limits) -> Option<String> {
+    let most = max_connections.map(|most| format!("{most} connection{}", if most.get() == 1 { "" } else { "s" }));
+    let rate = connection_rate.map(|rate| format!("{}/s new ones (burst {})", rate.per_second, rate.burst));
+    let both: Vec<String> = [most, rate].into_iter().flatten().collect();
+    (!both.is_empty()).then(|| format!("at most {} on a node", both.join(", ")))
+}
+
+fn checks(check: &HealthCheck) -> String {
+    let port = check.port.map(|port| format!(" at port {port}")).unwrap_or_default();
+    let what = match &check.probe {
+        HealthProbe::Http(http) => {
+            let host = http.host.as_ref().map(|host| format!(" of {}", host.as_str())).unwrap_or_default();
+            format!(" {}{host} for {}", http.path.as_str(), http.expect)
+        }
+        HealthProbe::DnsUdp(question) | HealthProbe::DnsTcp(question) => {
+            format!(" {} {}", question.name(), question.record_type)
+        }
+        HealthProbe::Tcp | HealthProbe::Icmp | HealthProbe::UdpEcho => String::new(),
+    };
+    let HealthCheck { probe, interval, timeout, unhealthy_after, healthy_after, slow_start, passive_ejection, port: _ } =
+        check;
+    let back = if slow_start.is_zero() { "at once".to_owned() } else { format!("over {slow_start:?}") };
+    let passive = if *passive_ejection { ", or by clients' failures" } else { "" };
+    format!(
+        "checked by {}{what}{port} every {interval:?} within {timeout:?}; down after {unhealthy_after}{passive}, \
+         back after {healthy_after} {back}",
+        probe.as_str()
+    )
 }
 
 fn backend_row(backend: &Backend, takes_new_flows: bool) -> Vec<String> {

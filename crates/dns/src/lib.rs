@@ -1,4 +1,5 @@
-//! The little of DNS that a prober and its target need: one question, and what an answer's header says (RFC 1035).
+//! The little of DNS that a prober, its target and a health check need: one question, and what an answer's header says
+//! (RFC 1035).
 //!
 //! Servers name themselves with the NSID option (RFC 5001), which the prober asks for with every query.
 
@@ -16,8 +17,8 @@ const IN: u16 = 1;
 const OPT: u16 = 41;
 /// The option with a name server's identity (RFC 5001).
 const NSID: u16 = 3;
-/// The size of answers over UDP that the prober takes: what passes any path unfragmented (DNS flag day 2020).
-pub(crate) const UDP_SIZE: u16 = 1232;
+/// The size of answers over UDP, in bytes, that the prober takes: what passes any path unfragmented (DNS flag day 2020).
+pub const UDP_SIZE: u16 = 1232;
 
 /// Flags of the header's third and fourth byte.
 const RESPONSE: u16 = 1 << 15;
@@ -40,21 +41,46 @@ const TYPES: [(&str, u16); 10] = [
 ];
 
 /// The type of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RecordType(pub(crate) u16);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordType(pub u16);
 
 impl RecordType {
-    pub(crate) const A: Self = Self(1);
-    pub(crate) const TXT: Self = Self(16);
-    pub(crate) const AAAA: Self = Self(28);
+    /// An IPv4 address.
+    pub const A: Self = Self(1);
+    /// Text.
+    pub const TXT: Self = Self(16);
+    /// An IPv6 address.
+    pub const AAAA: Self = Self(28);
+}
+
+/// A type by name, in any case, or `TYPE123` (RFC 3597 section 5).
+impl FromStr for RecordType {
+    type Err = QuestionError;
+
+    fn from_str(text: &str) -> Result<Self, QuestionError> {
+        let known = TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, value)| value);
+        let number =
+            || text.get(..4).filter(|start| start.eq_ignore_ascii_case("TYPE")).and_then(|_| text[4..].parse().ok());
+        known.or_else(number).map(Self).ok_or_else(|| QuestionError::Type(text.to_owned()))
+    }
+}
+
+impl fmt::Display for RecordType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match TYPES.iter().find(|&&(_, value)| value == self.0) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "TYPE{}", self.0),
+        }
+    }
 }
 
 /// What is asked: a name and a type, in class IN.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Question {
     /// Labels with their lengths, ending with the root's.
     name: Vec<u8>,
-    pub(crate) record_type: RecordType,
+    /// The type of the records asked for.
+    pub record_type: RecordType,
 }
 
 /// Why a question was refused.
@@ -83,19 +109,11 @@ impl FromStr for Question {
         let record_type = match option {
             None => RecordType::A,
             Some(option) => {
-                let value = option.strip_prefix("type=").ok_or_else(|| QuestionError::Option(option.to_owned()))?;
-                record_type(value).ok_or_else(|| QuestionError::Type(value.to_owned()))?
+                option.strip_prefix("type=").ok_or_else(|| QuestionError::Option(option.to_owned()))?.parse()?
             }
         };
-        Ok(Self { name: encode_name(name).ok_or(QuestionError::Name)?, record_type })
+        Self::new(name, record_type)
     }
-}
-
-fn record_type(text: &str) -> Option<RecordType> {
-    let known = TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, value)| value);
-    let number =
-        || text.get(..4).filter(|start| start.eq_ignore_ascii_case("TYPE")).and_then(|_| text[4..].parse().ok());
-    known.or_else(number).map(RecordType)
 }
 
 /// Labels with their lengths; `.` is the root.
@@ -117,29 +135,47 @@ fn encode_name(text: &str) -> Option<Vec<u8>> {
     (name.len() <= MAX_NAME).then_some(name)
 }
 
+/// `NAME?type=TYPE`
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = &self.name[..];
-        let mut first = true;
-        while let [length @ 1..=u8::MAX, tail @ ..] = rest {
-            let (label, tail) = tail.split_at(usize::from(*length).min(tail.len()));
-            write!(f, "{}{}", if first { "" } else { "." }, String::from_utf8_lossy(label))?;
-            (rest, first) = (tail, false);
-        }
-        if first {
-            f.write_str(".")?;
-        }
-        match TYPES.iter().find(|&&(_, value)| RecordType(value) == self.record_type) {
-            Some((name, _)) => write!(f, "?type={name}"),
-            None => write!(f, "?type=TYPE{}", self.record_type.0),
-        }
+        write!(f, "{}?type={}", self.name(), self.record_type)
     }
 }
 
 impl Question {
+    /// The records of this type at `name`, with or without the dot at its end; `.` is the root.
+    ///
+    /// # Errors
+    /// What is no name.
+    pub fn new(name: &str, record_type: RecordType) -> Result<Self, QuestionError> {
+        Ok(Self { name: encode_name(name).ok_or(QuestionError::Name)?, record_type })
+    }
+
+    /// The name, without the dot at its end; `.` for the root.
+    pub fn name(&self) -> String {
+        let mut text = String::with_capacity(self.name.len());
+        let mut rest = &self.name[..];
+        while let [length @ 1..=u8::MAX, tail @ ..] = rest {
+            let (label, tail) = tail.split_at(usize::from(*length).min(tail.len()));
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(&String::from_utf8_lossy(label));
+            rest = tail;
+        }
+        if text.is_empty() { ".".to_owned() } else { text }
+    }
+
+    /// A query with this identifier and recursion desired, without extensions: what every server understands.
+    pub fn plain_query(&self, id: u16) -> Vec<u8> {
+        let mut message = header(id, RECURSION_DESIRED, 1, 0, 0);
+        self.append(&mut message);
+        message
+    }
+
     /// A query with a placeholder for its identifier in the first two bytes, recursion desired, and a request for the
     /// server's identity.
-    pub(crate) fn query(&self) -> Vec<u8> {
+    pub fn query(&self) -> Vec<u8> {
         let mut message = header(0, RECURSION_DESIRED, 1, 0, 1);
         self.append(&mut message);
         append_opt(&mut message, &[(NSID, &[])]);
@@ -175,18 +211,21 @@ fn append_opt(message: &mut Vec<u8>, options: &[(u16, &[u8])]) {
     }
 }
 
-/// What the prober reads of an answer.
+/// What is read of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer<'a> {
-    pub(crate) id: u16,
-    pub(crate) rcode: u8,
-    pub(crate) truncated: bool,
+pub struct Answer<'a> {
+    /// The query's identifier.
+    pub id: u16,
+    /// How it went: 0 is no error, 3 no such name (RFC 1035 section 4.1.1).
+    pub rcode: u8,
+    /// There is more than fits a datagram.
+    pub truncated: bool,
     /// The name the server gave itself, of the NSID option.
-    pub(crate) server: Option<&'a [u8]>,
+    pub server: Option<&'a [u8]>,
 }
 
 /// The identifier of a message that is long enough to have one.
-pub(crate) fn id(message: &[u8]) -> Option<u16> {
+pub fn id(message: &[u8]) -> Option<u16> {
     field(message, 0)
 }
 
@@ -197,7 +236,7 @@ fn field(message: &[u8], at: usize) -> Option<u16> {
 
 /// Reads an answer to `question`. `None` if it is none: no response, another question, or malformed up to where the
 /// server's name would be.
-pub(crate) fn answer<'a>(message: &'a [u8], question: &Question) -> Option<Answer<'a>> {
+pub fn answer<'a>(message: &'a [u8], question: &Question) -> Option<Answer<'a>> {
     let flags = field(message, 2)?;
     let rcode = u8::try_from(flags & 0xf).ok()?;
     if flags & RESPONSE == 0 {
@@ -270,16 +309,17 @@ fn options(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// A query as the target server reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Query {
+pub struct Query {
     id: u16,
     recursion_desired: bool,
-    pub(crate) question: Question,
+    /// What is asked.
+    pub question: Question,
     /// The client asks for the server's name.
     wants_server: bool,
 }
 
 /// Reads a query with one question. `None` if it is none.
-pub(crate) fn query(message: &[u8]) -> Option<Query> {
+pub fn query(message: &[u8]) -> Option<Query> {
     let flags = field(message, 2)?;
     // Opcode 0 is a standard query.
     if flags & RESPONSE != 0 || flags >> 11 & 0xf != 0 || field(message, 4)? != 1 {
@@ -304,7 +344,7 @@ pub(crate) fn query(message: &[u8]) -> Option<Query> {
 
 impl Query {
     /// An answer with these record data, or with none.
-    pub(crate) fn answer(&self, rcode: u8, data: Option<&[u8]>, server: &[u8]) -> Vec<u8> {
+    pub fn answer(&self, rcode: u8, data: Option<&[u8]>, server: &[u8]) -> Vec<u8> {
         /// Points at the question's name.
         const NAME: [u8; 2] = [0xc0, 0x0c];
         let desired = if self.recursion_desired { RECURSION_DESIRED } else { 0 };

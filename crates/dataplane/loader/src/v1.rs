@@ -1,0 +1,174 @@
+//! The maps of version 1, as that version laid them out. Nothing writes them any more: they are read once, when this version
+//! takes over.
+//!
+//! Version 1 knew IPv4 alone. Its flow table was a hash map with one entry for each direction of a flow.
+
+use aya::Pod;
+
+/// The version.
+pub const VERSION: u32 = 1;
+
+/// Key of the frontends map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrontendKey {
+    /// VIP.
+    pub address: [u8; 4],
+    /// Port, big-endian.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A frontend. Bit 0 of its flags was and is [`evenkeel_maps::Frontend::SOURCE_AFFINITY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// First row of the Maglev table in the table map, whose layout has not changed.
+    pub table_row: u32,
+    /// Slots of the Maglev table.
+    pub table_size: u32,
+    /// The bits.
+    pub flags: u32,
+}
+
+/// A backend slot. States and flags had the numbers they have now.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Address to forward to.
+    pub address: [u8; 4],
+    /// Port to forward to, big-endian.
+    pub port: [u8; 2],
+    /// One of [`evenkeel_maps::backend_state`].
+    pub state: u8,
+    /// [`evenkeel_maps::Backend::DIRECT`].
+    pub flags: u8,
+    /// The frontend this slot belongs to.
+    pub frontend: FrontendKey,
+    /// A flow of another generation is stale.
+    pub generation: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of the flow table: a packet's five-tuple in the direction in which it is seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Source port, big-endian.
+    pub source_port: [u8; 2],
+    /// Destination port, big-endian.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// One direction of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// `CLOCK_MONOTONIC` nanoseconds of the last packet.
+    pub last_seen: u64,
+    /// The backend ([`Flow::FORWARD`]) or the VIP ([`Flow::REPLY`]).
+    pub address: [u8; 4],
+    /// Its port, big-endian.
+    pub port: [u8; 2],
+    /// [`Flow::FORWARD`] or [`Flow::REPLY`].
+    pub direction: u8,
+    /// Bits for both FINs and a reset, as in [`evenkeel_maps::Flow`]; on the forward entry.
+    pub state: u8,
+    /// Backend slot.
+    pub backend: u32,
+    /// [`Backend::generation`] at the time of the pick.
+    pub generation: u32,
+    /// TCP initial sequence number of the client's SYN, as on the wire; zero when the flow was picked up mid-stream.
+    pub initial_sequence: [u8; 4],
+    /// [`Backend::flags`] at the time of the pick.
+    pub flags: u8,
+    /// Datagrams from the client without a long pause between them.
+    pub datagrams: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl Flow {
+    /// Client to VIP.
+    pub const FORWARD: u8 = 0;
+    /// Backend to client.
+    pub const REPLY: u8 = 1;
+}
+
+/// Value of the interfaces map, keyed by interface index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Hardware address to answer with.
+    pub mac: [u8; 6],
+    /// Bit number in [`evenkeel_maps::Vip::answer_on`], which has not changed.
+    pub slot: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// The one entry of the settings map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Keys the flow hash. Zero: not set yet.
+    pub hash_seed: u64,
+}
+
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => { $(
+        #[expect(unsafe_code, reason = "promises aya that the type may be copied to and from the kernel as bytes")]
+        // SAFETY: repr(C), integers and byte arrays only, and explicit padding fields.
+        unsafe impl Pod for $type {}
+    )+ };
+}
+plain!(FrontendKey, Frontend, Backend, FlowKey, Flow, Interface, Settings);
+
+/// Names of its maps, as in its object and as pinned.
+pub mod map {
+    /// [`FrontendKey`](super::FrontendKey) to [`Frontend`](super::Frontend).
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// IPv4 address to [`evenkeel_maps::Vip`].
+    pub const VIPS: &str = "VIPS";
+    /// Slot to [`Backend`](super::Backend); shared memory.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Rows of Maglev slots holding backend slots; shared memory.
+    pub const TABLE: &str = "TABLE";
+    /// [`FlowKey`](super::FlowKey) to [`Flow`](super::Flow).
+    pub const FLOWS: &str = "FLOWS";
+    /// Interface index to [`Interface`](super::Interface).
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Packets by outcome, per CPU. They are not carried over.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Zero to [`Settings`](super::Settings).
+    pub const SETTINGS: &str = "SETTINGS";
+    /// All of them.
+    pub const ALL: [&str; 8] = [FRONTENDS, VIPS, BACKENDS, TABLE, FLOWS, INTERFACES, COUNTERS, SETTINGS];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_have_the_size_they_had() {
+        assert_eq!(size_of::<FrontendKey>(), 8);
+        assert_eq!(size_of::<Frontend>(), 12);
+        assert_eq!(size_of::<Backend>(), 24);
+        assert_eq!(size_of::<FlowKey>(), 16);
+        assert_eq!(size_of::<Flow>(), 32);
+        assert_eq!(size_of::<Interface>(), 8);
+    }
+}

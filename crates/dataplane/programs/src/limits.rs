@@ -1,0 +1,58 @@
+//! What a service lets in.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use evenkeel_maps::{Address, Outcome, SourceRange, ticks};
+
+use crate::{
+    atomic,
+    maps::{LIMITS, SOURCE_RANGES},
+};
+
+/// Whether one of the frontend's source ranges holds the client.
+#[inline(never)]
+pub fn is_in_range(frontend: u32, client: &Address) -> bool {
+    let key = Key::new(SourceRange::FRONTEND_BITS + 128, SourceRange { frontend, address: client.0 });
+    SOURCE_RANGES.get(&key).is_some()
+}
+
+/// Counts a new flow, if the row of the limits map allows it.
+#[inline(never)]
+pub fn admit(row: u32, now: u32) -> Result<(), Outcome> {
+    let Some(limit) = LIMITS.get_ptr_mut(row) else { return Ok(()) };
+    // SAFETY: the memory is the map's for good; what several CPUs change is changed atomically.
+    let limit = unsafe { &mut *limit };
+    if limit.flows != 0 && limit.present >= limit.flows {
+        return Err(Outcome::DropConnectionLimit);
+    }
+    if limit.rate != 0 && !take_token(&mut limit.bucket, limit.rate, limit.burst, now) {
+        return Err(Outcome::DropConnectionRate);
+    }
+    // SAFETY: aligned.
+    unsafe { atomic::add(&raw mut limit.present, 1) };
+    Ok(())
+}
+
+/// A token bucket. Of two CPUs that take the last token at once, both may get it.
+#[inline(always)]
+fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
+    const TOKEN: u64 = 1000;
+    let before = *bucket;
+    let (then, tokens) = ((before >> 32) as u32, before & 0xffff_ffff);
+    // What came in since, in thousandths: no more than ten seconds are counted, so that nothing overflows.
+    let mut span = now.wrapping_sub(then) as u64;
+    if span > 10 * ticks::SECOND as u64 {
+        span = 10 * ticks::SECOND as u64;
+    }
+    let full = burst as u64 * TOKEN;
+    let mut tokens = tokens + span * rate as u64 * TOKEN / ticks::SECOND as u64;
+    if tokens > full || before == 0 {
+        tokens = full;
+    }
+    if tokens < TOKEN {
+        return false;
+    }
+    let after = (now as u64) << 32 | (tokens - TOKEN);
+    // SAFETY: aligned.
+    unsafe { atomic::exchange(bucket, before, after) };
+    true
+}

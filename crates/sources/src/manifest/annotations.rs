@@ -1,0 +1,164 @@
+//! Annotations of Kubernetes' own kinds: MetalLB's and ours.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use evenkeel_plan::world::{Forwarding, Requested, Service, Weight, Weights, WeightsError};
+
+use super::read::{Field, Fields, Reader, close_to, shortened};
+use super::{health, limits};
+
+/// Ours on a Service, without their prefix.
+const OURS: [&str; 19] = [
+    "connection-burst",
+    "connection-rate",
+    "forwarding",
+    "health-check",
+    "health-dns-name",
+    "health-dns-type",
+    "health-expect-status",
+    "health-healthy-after",
+    "health-host",
+    "health-interval",
+    "health-path",
+    "health-port",
+    "health-timeout",
+    "health-unhealthy-after",
+    "max-connections",
+    "passive-ejection",
+    "slow-start",
+    "source-address",
+    "weights",
+];
+
+/// The prefixes of MetalLB's annotations: the present one, and the one it had before.
+const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
+
+/// Ours.
+pub(super) const PREFIX: &str = "evenkeel.io/";
+
+pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields<'_>) {
+    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else { return };
+    for (key, field) in annotations.iter() {
+        let known = match key.split_once('/') {
+            Some(("metallb.io" | "metallb.universe.tf", name)) => {
+                matches!(name, "address-pool" | "loadBalancerIPs" | "allow-shared-ip" | "ip-allocated-from-pool")
+            }
+            Some(("evenkeel.io", name)) => OURS.contains(&name),
+            _ => true,
+        };
+        if !known && !field.is_null() {
+            let remedy = match (key, key.strip_prefix(PREFIX).and_then(|name| close_to(name, &OURS))) {
+                ("metallb.universe.tf/mode", _) => {
+                    "remove it; an L2Advertisement says how an address is announced".to_owned()
+                }
+                (_, Some(close)) => format!("did you mean `{PREFIX}{close}`?"),
+                (_, None) => "correct or remove it".to_owned(),
+            };
+            let message = format!("annotation `{}` is not known and has no effect", shortened(key));
+            reader.warning("unknown_annotation", &field.at_key(), message, remedy);
+        }
+    }
+    let requested = &mut service.requested;
+    if let Some(field) = either(reader, &annotations, "loadBalancerIPs") {
+        requested.annotated_addresses = addresses(reader, &field);
+    }
+    let pool = either(reader, &annotations, "address-pool").and_then(|field| field.text(reader));
+    *requested = Requested { pool: pool.map(str::to_owned), ..std::mem::take(requested) };
+    let key = either(reader, &annotations, "allow-shared-ip").and_then(|field| field.text(reader));
+    service.sharing_key = key.map(str::to_owned);
+    let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
+    service.forwarding =
+        annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
+    let source_addresses = [("preserve", false), ("rewrite", true)];
+    let source_address = annotations.annotation("evenkeel.io/source-address");
+    service.rewrite_source =
+        source_address.and_then(|field| field.one_of(reader, &source_addresses)).unwrap_or_default();
+    let weights = annotations.annotation("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
+    service.weights = weights.unwrap_or_default();
+    service.health = health::check(reader, &annotations).map(Into::into);
+    service.limits = limits::limits(reader, &annotations);
+}
+
+/// The annotation under either prefix. Where they differ the present one counts, as with MetalLB.
+fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> Option<Field<'n>> {
+    let [present, former] = PREFIXES.map(|prefix| annotations.annotation(&format!("{prefix}{name}")));
+    if let (Some(present), Some(former)) = (&present, &former)
+        && present.string(reader) != former.string(reader)
+    {
+        let message = format!("{}{name} and {}{name} differ; the first counts", PREFIXES[0], PREFIXES[1]);
+        reader.warning("conflicting_annotations", former, message, format!("keep {}{name}", PREFIXES[0]));
+    }
+    present.or(former)
+}
+
+/// A weight, or several with the names of whose they are.
+fn weights<T: FromStr<Err = WeightsError>>(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<T> {
+    let weights = field.string(reader)?.trim().parse();
+    if let Err(error) = &weights {
+        let remedy = match error {
+            WeightsError::NotAWeight(_) => "give a number from 0 (no new flows) to 100",
+            WeightsError::NotAPair(_) | WeightsError::NobodysWeight(_) => {
+                "give ADDRESS=WEIGHT or node/NAME=WEIGHT, separated by commas"
+            }
+            WeightsError::Twice(_) => "remove one of them",
+        };
+        reader.error(error.reason(), field, shortened(&error.to_string()), remedy);
+    }
+    weights.ok()
+}
+
+fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
+    let Some(text) = field.string(reader) else { return Vec::new() };
+    let mut addresses = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match part.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let message = format!("`{}` is not an address", shortened(part));
+                reader.error("invalid_address", field, message, "give addresses, separated by commas");
+            }
+        }
+    }
+    addresses
+}
+
+/// The annotation `evenkeel.io/weight`; others of ours belong elsewhere.
+pub(super) fn slice_weight(reader: &mut Reader<'_>, metadata: &Fields<'_>) -> Weight {
+    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else {
+        return Weight::ONE;
+    };
+    for (key, field) in annotations.iter() {
+        if !key.starts_with(PREFIX) || key == "evenkeel.io/weight" || field.is_null() {
+            continue;
+        }
+        let message = format!("annotation `{}` is not known on an EndpointSlice and has no effect", shortened(key));
+        let remedy = match key {
+            "evenkeel.io/weights" => "annotate the Service with it, or give evenkeel.io/weight here",
+            _ => "correct or remove it",
+        };
+        reader.warning("unknown_annotation", &field.at_key(), message, remedy);
+    }
+    let weight = annotations.annotation("evenkeel.io/weight").and_then(|field| weights(reader, &field));
+    weight.unwrap_or_default()
+}
+
+/// A number within an annotation, which is a string.
+pub(super) fn number(reader: &mut Reader<'_>, field: &Field<'_>, least: u32, most: u32) -> Option<u32> {
+    let text = field.string(reader)?.trim();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
+    if number.is_none() {
+        let message = format!("`{}` is not a whole number from {least} to {most}", shortened(text));
+        reader.error("invalid_value", field, message, format!("give a number from {least} to {most}"));
+    }
+    number
+}
+
+/// An annotation that means nothing as long as another is not there, or says something else.
+pub(super) fn unused(reader: &mut Reader<'_>, annotations: &Fields<'_>, name: &str, without: &str) {
+    if let Some(field) = annotations.annotation(&format!("{PREFIX}{name}")) {
+        let message = format!("{PREFIX}{name} has no effect without {without}");
+        reader.warning("unused_annotation", &field.at_key(), message, format!("remove it, or give {without}"));
+    }
+}
