@@ -41,7 +41,10 @@ rust() {
 # error: the committed object is used instead.
 bpf_toolchain() {
   if command -v bpf-linker >/dev/null && [ -f /usr/lib/rustlib/src/rust/library/Cargo.lock ]; then return 0; fi
-  if ! apt-cache show rustc-web 2>/dev/null | grep -q '^Version: 1\.9[6-9]' || ! apt-cache show llvm-22-dev >/dev/null 2>&1; then
+  # In a variable: `grep -q` hangs up on apt-cache, whose end by SIGPIPE would count as "not there".
+  local offered
+  offered=$(apt-cache show rustc-web 2>/dev/null || true)
+  if ! grep -q '^Version: 1\.9[6-9]' <<<"$offered" || ! apt-cache show llvm-22-dev >/dev/null 2>&1; then
     step "no eBPF toolchain in this distribution's packages: the committed object is used"
     return 0
   fi
