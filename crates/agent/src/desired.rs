@@ -53,6 +53,17 @@ struct Node {
     name: String,
     zone: Option<String>,
     forwarding: Forwarding,
+    masquerade: bool,
+}
+
+/// What a node does with services that do not choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// How packets reach backends.
+    pub forwarding: Forwarding,
+    /// Towards backends that are not known to be on this node, the client's address is replaced by one of this node's: their
+    /// replies would otherwise take another way.
+    pub masquerade: bool,
 }
 
 /// The backends that health checks keep from their full share of new flows, with what is left of it.
@@ -76,14 +87,16 @@ impl Desired {
         self.health = health;
     }
 
-    /// The frontends of the Plan as `node` carries them; `default` is the forwarding of services that do not choose.
+    /// The frontends of the Plan as `node` carries them.
     pub fn frontends(
         &mut self,
         plan: &Plan,
         node: NodeView<'_>,
-        default: Forwarding,
+        defaults: Defaults,
     ) -> (Vec<FrontendSpec>, Vec<NotCarried>) {
-        let node = Node { name: node.name.to_owned(), zone: node.zone.map(str::to_owned), forwarding: default };
+        let Defaults { forwarding, masquerade } = defaults;
+        let (name, zone) = (node.name.to_owned(), node.zone.map(str::to_owned));
+        let node = Node { name, zone, forwarding, masquerade };
         let mut specs = Vec::new();
         let mut not_carried = Vec::new();
         let mut before = std::mem::take(&mut self.built);
@@ -142,7 +155,8 @@ impl Desired {
                 let is_ill = share.is_none() && shares.get(&address) == Some(&0);
                 // Down by either, it keeps its TCP connections; UDP flows, which do not end by themselves, go elsewhere.
                 let state = if is_ill { State::Down } else { state(backend.state) };
-                BackendSpec { address, state, share: share.unwrap_or(FULL_SHARE) }
+                let elsewhere = node.masquerade && backend.node.as_deref() != Some(&node.name);
+                BackendSpec { address, state, share: share.unwrap_or(FULL_SHARE), elsewhere }
             })
             .collect();
         let table = self.tables.get(Roster::new(members(takers.iter().map(|(backend, _)| *backend))));
@@ -245,6 +259,8 @@ mod tests {
 
     use super::*;
 
+    const DEFAULTS: Defaults = Defaults { forwarding: Forwarding::Direct, masquerade: false };
+
     fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> Endpoint {
         Endpoint {
             addresses: vec![Ipv4Addr::new(10, 1, 0, last).into()],
@@ -289,7 +305,7 @@ mod tests {
 
     fn spec(world: &World, node: &str, desired: &mut Desired) -> FrontendSpec {
         let (mut specs, not_carried) =
-            desired.frontends(&plan(world, &Memory::default()), NodeView::named(node), Forwarding::Direct);
+            desired.frontends(&plan(world, &Memory::default()), NodeView::named(node), DEFAULTS);
         assert!(not_carried.is_empty());
         assert_eq!(specs.len(), 1);
         specs.remove(0)
@@ -321,6 +337,19 @@ mod tests {
         let states: Vec<State> = spec.backends.iter().map(|backend| backend.state).collect();
         assert_eq!(states, [State::Active, State::Drain, State::Down, State::Active]);
         assert!(spec.direct && !spec.source_affinity);
+    }
+
+    #[test]
+    fn backends_elsewhere_are_masqueraded_where_the_node_is_told_to() {
+        let endpoints = vec![endpoint(1, true, true, false), endpoint(2, true, true, false)];
+        let plan = plan(&world(TrafficPolicy::Cluster, endpoints), &Memory::default());
+        let elsewhere = |masquerade| -> Vec<bool> {
+            let defaults = Defaults { forwarding: Forwarding::Stack, masquerade };
+            let (specs, _) = Desired::default().frontends(&plan, NodeView::named("odd"), defaults);
+            specs[0].backends.iter().map(|backend| backend.elsewhere).collect()
+        };
+        assert_eq!(elsewhere(true), [false, true], "the second runs on the node named even");
+        assert_eq!(elsewhere(false), [false, false]);
     }
 
     #[test]
@@ -373,7 +402,7 @@ mod tests {
         Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap()).ports.push(target);
         let mut desired = Desired::default();
         let plan = plan(&world, &Memory::default());
-        let (specs, _) = desired.frontends(&plan, NodeView::named("odd"), Forwarding::Direct);
+        let (specs, _) = desired.frontends(&plan, NodeView::named("odd"), DEFAULTS);
         assert_eq!(specs.len(), 2);
         assert_eq!(specs[0].table, specs[1].table);
         assert_eq!(desired.work(), Work { frontends: 2, tables: 1 });
@@ -390,7 +419,7 @@ mod tests {
         let plan = plan(&world, &Memory::default());
         let mut reached = |zone| {
             let node = NodeView { name: "odd", zone };
-            let (specs, _) = desired.frontends(&plan, node, Forwarding::Direct);
+            let (specs, _) = desired.frontends(&plan, node, DEFAULTS);
             assert_eq!(specs[0].backends.len(), 2);
             reachable(&specs[0])
         };

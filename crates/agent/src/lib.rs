@@ -21,8 +21,8 @@ pub mod status;
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
+use self::desired::Defaults;
 use evenkeel_loader::{HookChoice, Mode};
-use evenkeel_plan::world::Forwarding;
 
 pub use node::run;
 
@@ -49,8 +49,8 @@ pub struct Config {
     pub sources: Vec<IpAddr>,
     /// Ports that may stand for clients'.
     pub source_ports: RangeInclusive<u16>,
-    /// Forwarding of services that do not choose.
-    pub forwarding: Forwarding,
+    /// What is done with services that do not choose.
+    pub defaults: Defaults,
     /// Flows that a new flow table is to hold. `None`: the default.
     pub flows: Option<u32>,
     /// Seeds the flow hash when no pinned one exists.

@@ -400,7 +400,7 @@ impl NodeAgent {
         let Some(plan) = &self.plan else { return };
         let mut obstacles = Vec::new();
         let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
-        let (frontends, not_carried) = self.desired.frontends(plan, node, self.config.forwarding);
+        let (frontends, not_carried) = self.desired.frontends(plan, node, self.config.defaults);
         for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
             obstacles.push(format!(
                 "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"
@@ -566,7 +566,7 @@ impl NodeAgent {
             plan: self.plan.as_ref(),
             health: &self.health,
             announced: &self.answered,
-            forwarding: self.config.forwarding,
+            forwarding: self.config.defaults.forwarding,
             problems: self.problems.iter().chain(&self.obstacles).chain(&self.unsaved).cloned().collect(),
         }
         .status()

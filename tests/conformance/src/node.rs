@@ -372,13 +372,14 @@ impl Node {
     }
 }
 
-/// An option of a service: `affinity`, `rewrite-source`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
+/// An option of a service: `affinity`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
 fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = option.split_whitespace().collect();
     let number = |word: &str| word.parse::<NonZeroU32>().with_context(|| format!("`{word}` in `{option}`"));
     match words[..] {
         ["affinity"] => spec.source_affinity = true,
         ["rewrite-source"] => spec.rewrite_source = true,
+        ["elsewhere"] => spec.backends.iter_mut().for_each(|backend| backend.elsewhere = true),
         ["ranges", ref networks @ ..] => {
             for network in networks {
                 spec.source_ranges.push(network.parse().with_context(|| format!("`{network}` in `{option}`"))?);
@@ -421,6 +422,10 @@ fn address(frame: &mut [u8]) {
         _ => None,
     });
     let is = |text: &str| text.parse().ok() == destination;
+    // What the node is sent by itself stays as it is.
+    if INTERFACES.iter().any(|(_, _, v4, v6)| is(v4) || is(v6)) {
+        return;
+    }
     let router = NEIGHBOURS.iter().find(|(name, ..)| *name == "router");
     let Some((_, to, _, _, interface)) = NEIGHBOURS.iter().find(|(_, _, v4, v6, _)| is(v4) || is(v6)).or(router) else {
         return;
@@ -443,11 +448,12 @@ fn wire(lab: &Lab, node: &Namespace, outside: &Namespace) -> anyhow::Result<()> 
     for family in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
         node.sysctl(&format!("net.{family}"), "1")?;
     }
-    for (interface, (_, mac, v4, _)) in [UPLINK, PODS].iter().zip(INTERFACES) {
+    for (interface, (_, mac, v4, v6)) in [UPLINK, PODS].iter().zip(INTERFACES) {
         lab.veth((node, interface), (outside, interface))?;
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         node.ip(["link", "set", interface, "address", &mac])?;
         node.ip(["address", "add", &format!("{v4}/24"), "dev", interface])?;
+        node.ip(["address", "add", &format!("{v6}/128"), "dev", interface, "nodad"])?;
     }
     node.ip(["-6", "route", "add", "fd77::/64", "dev", UPLINK])?;
     node.ip(["-6", "route", "add", "fd77:1::/64", "dev", PODS])?;

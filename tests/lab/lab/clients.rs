@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use evenkeel_lab::{
     Child, Namespace, Sandbox, find_program,
     manifests::{Condition, Endpoint, Port, Protocol, Service},
-    topology::{Backend, NODE, NODE_NAME, NODE6, PODS, PODS6, Uplink, Wiring},
+    topology::{Backend, NODE, NODE_NAME, NODE6, PODS, PODS6, UPLINK, Uplink, Wiring},
 };
 use serde_json::Value;
 
@@ -21,6 +21,7 @@ use crate::{
     Test,
     client::Session,
     world::{self, Ended, HTTP, SOON, Setup, TCP, UDP, World},
+    xdp_pass,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -32,6 +33,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("clients::are_served_with_stack_at_clsact", |sandbox| served(sandbox, "stack", "clsact")),
     ("clients::are_served_with_direct_at_xdp_generic", |sandbox| served(sandbox, "direct", "xdp-generic")),
     ("clients::are_served_with_stack_at_xdp_generic", |sandbox| served(sandbox, "stack", "xdp-generic")),
+    ("clients::are_served_with_direct_at_xdp", |sandbox| served_at_xdp(sandbox, "direct")),
+    ("clients::are_served_with_stack_at_xdp", |sandbox| served_at_xdp(sandbox, "stack")),
+    ("clients::are_served_with_rewritten_sources_and_direct", |sandbox| served_masqueraded(sandbox, "direct")),
+    ("clients::are_served_with_rewritten_sources_and_stack", |sandbox| served_masqueraded(sandbox, "stack")),
+    ("clients::on_the_balancing_host_are_served_with_direct", |sandbox| served_the_host(sandbox, "direct", "auto")),
+    ("clients::on_the_balancing_host_are_served_with_stack", |sandbox| served_the_host(sandbox, "stack", "auto")),
+    ("clients::on_the_balancing_host_are_served_with_clsact", |sandbox| served_the_host(sandbox, "direct", "clsact")),
     ("clients::are_served_with_direct_over_a_vlan", |sandbox| served_over(sandbox, "direct", Uplink::Vlan)),
     ("clients::are_served_with_stack_over_a_vlan", |sandbox| served_over(sandbox, "stack", Uplink::Vlan)),
     ("clients::are_served_with_direct_over_a_vlan_in_a_vlan", |sandbox| served_over(sandbox, "direct", Uplink::QinQ)),
@@ -76,6 +84,8 @@ struct Scene {
     /// The ports of the HTTP server, and of the one that echoes.
     http: u16,
     tcp: u16,
+    /// The client is the balancing host.
+    from_host: bool,
 }
 
 impl Scene {
@@ -85,7 +95,7 @@ impl Scene {
         let backend = only_backend(&world)?.clone();
         let servers = start_servers(&world, &backend)?;
         let (targets, dns) = (backend.addresses(), DNS.target_port);
-        Ok(Self { world, servers, targets, dns, http: HTTP.target_port, tcp: TCP.target_port })
+        Ok(Self { world, servers, targets, dns, http: HTTP.target_port, tcp: TCP.target_port, from_host: false })
     }
 
     fn with_balancer(sandbox: &Sandbox, setup: &Setup) -> anyhow::Result<(Self, Child)> {
@@ -101,17 +111,20 @@ impl Scene {
         let endpoint = Endpoint {
             name: backend.name.clone(),
             addresses: backend.addresses().into(),
-            node: NODE_NAME.to_owned(),
+            node: if setup.masquerade { "elsewhere" } else { NODE_NAME }.to_owned(),
             condition: Condition::Ready,
         };
         world.manifests.write("tools.yaml", &tools.manifest())?;
         world.manifests.write("tools-endpoints.yaml", &tools.endpoint_slices(&[endpoint]))?;
         let agent = world.run()?;
-        Ok((Self { world, servers, targets: VIPS, dns: DNS.port, http: HTTP.port, tcp: TCP.port }, agent))
+        Ok((
+            Self { world, servers, targets: VIPS, dns: DNS.port, http: HTTP.port, tcp: TCP.port, from_host: false },
+            agent,
+        ))
     }
 
     fn client(&self) -> &Namespace {
-        &self.world.lab.client
+        if self.from_host { &self.world.lab.node } else { &self.world.lab.client }
     }
 
     fn backend(&self) -> anyhow::Result<&Backend> {
@@ -220,7 +233,8 @@ impl Scene {
         session.echo()?;
         let port = session.local_port()?.to_string();
         let ours = Agreed::read(self.client(), &format!("sport = :{port}"))?;
-        let theirs = Agreed::read(&self.backend()?.namespace, &format!("dport = :{port}"))?;
+        // The client's port may be another one there, but nobody else has a connection.
+        let theirs = Agreed::read(&self.backend()?.namespace, &format!("sport = :{}", TCP.target_port))?;
         let (sent, received) = ours.window_scales;
         ensure!(theirs.window_scales == (received, sent), "{ours:?}, but {theirs:?}");
         Ok(())
@@ -291,6 +305,44 @@ fn served(sandbox: &Sandbox, forwarding: &'static str, hook: &'static str) -> an
     }
     ensure!(agent.is_running());
     Ok(())
+}
+
+/// XDP in the driver of the uplink. Senders compute whole checksums, as they have been when frames come from a wire.
+fn served_at_xdp(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
+    let setup = Setup { backends: 1, forwarding, hook: "up0=xdp", ..Setup::default() };
+    let (scene, agent) = Scene::with_balancer(sandbox, &setup)?;
+    let _switch = xdp_pass::attach(&scene.world.lab.switch, "node")?;
+    scene.world.lab.offload("tx", false)?;
+    scene.check()?;
+    ensure!(agent.is_running());
+    let status = scene.world.status()?;
+    let interfaces = status["interfaces"].as_array().context("interfaces")?;
+    let uplink = interfaces.iter().find(|interface| interface["name"] == UPLINK).context("the uplink")?;
+    ensure!(uplink["hook"] == "xdp", "{uplink:#}");
+    Ok(())
+}
+
+/// The endpoint is on another node, as far as the node knows: what it sees of its clients is the node.
+fn served_masqueraded(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
+    let setup = Setup { backends: 1, forwarding, masquerade: true, ..Setup::default() };
+    let (scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
+    scene.check()?;
+    for target in scene.targets {
+        let session = Session::open(scene.client(), SocketAddr::new(target, scene.tcp))?;
+        let peers = run(&scene.backend()?.namespace, "ss", "iproute2", &["-Htn", "state", "established"])?;
+        let client = scene.address_of_client(target)?.to_string();
+        ensure!(!peers.stdout.contains(&client), "the backend sees {client}: {}", said(&peers));
+        drop(session);
+    }
+    Ok(())
+}
+
+/// The client is the balancing host itself.
+fn served_the_host(sandbox: &Sandbox, forwarding: &'static str, hook: &'static str) -> anyhow::Result<()> {
+    let setup = Setup { backends: 1, forwarding, hook, ..Setup::default() };
+    let (mut scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
+    scene.from_host = true;
+    scene.check()
 }
 
 fn served_over(sandbox: &Sandbox, forwarding: &'static str, uplink: Uplink) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ mod status;
 mod traffic;
 mod uninstall;
 mod world;
+mod xdp_pass;
 
 use std::process::ExitCode;
 

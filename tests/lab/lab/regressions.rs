@@ -186,7 +186,7 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
         mode: None,
         sources: Vec::new(),
         source_ports: 61_000..=65_535,
-        forwarding: Forwarding::Direct,
+        defaults: evenkeel_agent::desired::Defaults { forwarding: Forwarding::Direct, masquerade: false },
         flows: None,
         hash_seed: 7,
         detach: true,

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) interfaces: &'static [&'static str],
     pub(crate) backends: usize,
     pub(crate) wiring: Wiring,
+    /// Clients' addresses are replaced towards backends on other nodes.
+    pub(crate) masquerade: bool,
 }
 
 impl Default for Setup {
@@ -62,6 +64,7 @@ impl Default for Setup {
             interfaces: &[UPLINK, POD_BRIDGE],
             backends: 2,
             wiring: Wiring::default(),
+            masquerade: false,
         }
     }
 }
@@ -115,6 +118,9 @@ impl World {
         balancer.interfaces = setup.interfaces.iter().map(|name| (*name).to_owned()).collect();
         balancer.arguments =
             ["--hook", setup.hook, "--forwarding", setup.forwarding, "--flows", FLOWS].map(str::to_owned).into();
+        if setup.masquerade {
+            balancer.arguments.push("--masquerade".to_owned());
+        }
         // An unanswered ARP request or solicitation is given up after three tries.
         for family in ["ipv4", "ipv6"] {
             lab.client.sysctl(&format!("net.{family}.neigh.eth0.retrans_time_ms"), "300")?;

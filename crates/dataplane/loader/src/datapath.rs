@@ -488,13 +488,14 @@ impl DataPath {
 
     /// Gives every backend its slot.
     fn put_backends(&mut self, spec: &FrontendSpec) -> Result<Vec<u32>, Error> {
-        let flags = if spec.direct { Backend::DIRECT } else { 0 };
+        let of_all = if spec.direct { Backend::DIRECT } else { 0 };
         let mut slots = Vec::with_capacity(spec.backends.len());
         for backend in &spec.backends {
             if self.slots.find(spec.key, backend.address).is_none() {
                 // Its replies must be seen from its first flow on.
                 self.watched.add(&backend.address.ip().into());
             }
+            let flags = of_all | if backend.elsewhere { Backend::REWRITE_SOURCE } else { 0 };
             slots.push(self.slots.put(spec.key, backend, flags)?);
         }
         Ok(slots)

@@ -35,13 +35,16 @@ pub struct BackendSpec {
     pub state: State,
     /// Of 255 new flows that would meet it, how many do, by what health checks say.
     pub share: u8,
+    /// Its replies would not come back through this node: the client's address is replaced by one of this node's, and packets
+    /// go past the node's stack, which would take such a source for a forgery (`docs/decisions/0022-other-nodes.md`).
+    pub elsewhere: bool,
 }
 
 impl BackendSpec {
     /// A backend that health checks say nothing about.
     #[must_use]
     pub const fn new(address: SocketAddr, state: State) -> Self {
-        Self { address, state, share: Backend::FULL_SHARE }
+        Self { address, state, share: Backend::FULL_SHARE, elsewhere: false }
     }
 }
 

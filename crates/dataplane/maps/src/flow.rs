@@ -75,7 +75,7 @@ pub struct Flow {
     pub protocol: u8,
     /// [`Flow::ANSWERED`] and the other bits.
     pub state: u8,
-    /// [`Backend::flags`](crate::Backend::flags) at the time of the pick.
+    /// [`Backend::flags`](crate::Backend::flags) at the time of the pick, and [`Flow::FROM_HOST`].
     pub flags: u8,
     /// Datagrams from the client without a long pause between them, up to [`UDP_SESSION_DATAGRAMS`].
     pub datagrams: u8,
@@ -113,6 +113,8 @@ impl Flow {
     pub const REFUSED: u8 = 32;
     /// The client has sent its SYN again without an answer.
     pub const RETRIED: u8 = 64;
+    /// Of the flags: the client is this host itself, so that replies stay here.
+    pub const FROM_HOST: u8 = 128;
     /// No flow.
     pub const NONE: Self = Self {
         client: Address::ZERO,

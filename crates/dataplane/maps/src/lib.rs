@@ -225,7 +225,7 @@ pub struct Backend {
     pub port: [u8; 2],
     /// One of [`backend_state`].
     pub state: u8,
-    /// [`Backend::DIRECT`].
+    /// [`Backend::DIRECT`] and the other bits.
     pub flags: u8,
     /// Rises each time the slot is given to another backend; a flow of an older generation is stale.
     pub generation: u32,
@@ -239,6 +239,8 @@ pub struct Backend {
 impl Backend {
     /// Forward past the node's stack, to the next hop.
     pub const DIRECT: u8 = 1;
+    /// Replace the client's address by one of this node's, so that replies come back here.
+    pub const REWRITE_SOURCE: u8 = 2;
     /// All of its flows.
     pub const FULL_SHARE: u8 = 255;
     /// An unused slot.

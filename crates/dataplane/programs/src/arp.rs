@@ -64,6 +64,6 @@ pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
     arp.sender_ip = vip;
     arp.ethernet_destination = arp.target_mac;
     arp.ethernet_source = interface.mac;
-    frame.send(frame.interface());
+    frame.send_back();
     Outcome::ArpAnswered
 }

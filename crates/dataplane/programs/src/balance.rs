@@ -49,6 +49,7 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         return Outcome::PassMalformed;
     }
     let now = now(settings);
+    work.from_host = false;
     let decision = if work.packet.transport == Transport::Icmp {
         icmp::ingress(frame, work, interface, settings)
     } else {
@@ -173,7 +174,8 @@ fn reply(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> Resul
         return Err(Outcome::PassNotVip);
     }
     note_reply(packet, found, now);
-    let names = if rewritten {
+    // What this host itself asked for does not leave it again.
+    let names = if rewritten || flow.flags & Flow::FROM_HOST != 0 {
         Names { direct: Outcome::ReplyDirect, stack: Outcome::ReplyStack, untouched: false }
     } else {
         Names { direct: Outcome::ReplyDirect, stack: Outcome::PassNotVip, untouched: true }
@@ -344,7 +346,12 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         return Err(maps::refuse(frontend.number, outcome));
     };
     // A backend that meets its own address as its client's answers itself.
-    work.rewrites_source = frontend.flags & Frontend::REWRITE_SOURCE != 0 || backend.address == tuple.source;
+    work.rewrites_source = (frontend.flags & Frontend::REWRITE_SOURCE != 0)
+        | (backend.flags & Backend::REWRITE_SOURCE != 0)
+        | (backend.address == tuple.source);
+    // The host's own stack would take a packet that has the host's address as source for a forgery, and drop it.
+    let past_stack = if work.rewrites_source | work.from_host { Backend::DIRECT } else { 0 };
+    let of_host = if work.from_host { Flow::FROM_HOST } else { 0 };
     *flow = Flow {
         client: tuple.source,
         vip: tuple.destination,
@@ -352,7 +359,7 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         vip_port: tuple.destination_port,
         protocol: tuple.protocol,
         state: if packet.flags & tcp_flags::RST != 0 { Flow::RESET } else { 0 },
-        flags: backend.flags,
+        flags: backend.flags | past_stack | of_host,
         datagrams: 1,
         backend: slot,
         generation: backend.generation,
@@ -471,20 +478,21 @@ fn pick_hash(packet: &Packet, frontend: &Frontend, seed: u64) -> u64 {
     mix(mix(hash, first ^ second), ports)
 }
 
-/// A packet that leaves: a reply gets its VIP back.
+/// A packet that leaves: a reply gets its VIP back, and what this host itself sends to a VIP of its own is balanced.
 #[inline(always)]
-pub fn egress(frame: &impl Frame, ether_type: u16) -> Outcome {
+pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Outcome {
     let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Outcome::PassEgress };
     let ipv6 = ether_type == packet::ETHER_TYPE_IPV6;
-    let Some((source, _, protocol)) = packet::glance(frame, ipv6) else { return Outcome::PassEgress };
-    if !maps::is_watched(&source) && !packet::may_be_icmp(protocol) {
+    let Some((source, destination, protocol)) = packet::glance(frame, ipv6) else { return Outcome::PassEgress };
+    let to_own_vip = maps::is_watched(&destination) && frame.is_from_host();
+    if !maps::is_watched(&source) && !to_own_vip && !packet::may_be_icmp(protocol) {
         return Outcome::PassEgress;
     }
     if packet::parse(frame, ether_type, &mut work.packet).is_none() {
         return Outcome::PassEgress;
     }
     if work.packet.transport == Transport::Icmp {
-        return icmp::egress(frame, work, settings);
+        return icmp::egress(frame, work, interface, settings);
     }
     let packet = &mut work.packet;
     // Flows that exist are carried on whatever the mode is.
@@ -495,16 +503,38 @@ pub fn egress(frame: &impl Frame, ether_type: u16) -> Outcome {
                 fragment::remember(packet, now);
             }
         }
+        Transport::LaterFragment if to_own_vip && matches!(packet.tuple.protocol, ICMP | ICMPV6) => {
+            return icmp::later_fragment_of_host(frame, packet, interface);
+        }
         Transport::LaterFragment => fragment::recall(packet, now),
         _ => return Outcome::PassEgress,
     }
     let mut found = Found::NOTHING;
     if !flows::find_reply(&packet.tuple, settings, &mut found) {
-        return Outcome::PassEgress;
+        let is_own = to_own_vip && maps::is_owned_on(&packet.tuple.destination, interface);
+        return if is_own && settings.mode == mode::ACTIVE {
+            from_host(frame, work, settings, now)
+        } else {
+            Outcome::PassEgress
+        };
     }
     note_reply(packet, &found, now);
     match crate::rewrite::rewrite(frame, packet, &restored(found.flow()), crate::rewrite::Ttl::Keep) {
         Some(()) => Outcome::ReplyRestored,
         None => Outcome::DropRewrite,
+    }
+}
+
+/// A packet of this host's to a VIP that it owns: no other host would take it. It goes past the host's own stack, which has
+/// handled it already.
+#[inline(always)]
+fn from_host(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
+    work.from_host = true;
+    match decide(work, true, settings, now) {
+        Ok(()) => send::forward(frame, work, settings, now),
+        Err(Outcome::RefusedReset) => refuse::refuse(frame, &work.packet, settings, now),
+        Err(Outcome::ResetBackendGone) => refuse::reset_gone(frame, &work.packet, settings, now),
+        Err(Outcome::PassNotVip) => Outcome::PassEgress,
+        Err(outcome) => outcome,
     }
 }

@@ -48,6 +48,16 @@ pub trait Frame {
     fn insert(&self, bytes: u32) -> bool;
     /// Sends the frame out through `interface`, with the hardware addresses it has.
     fn send(&self, interface: u32);
+    /// Sends the frame back to where it came from: out through its interface, or into this host if the host was sending it.
+    #[inline(always)]
+    fn send_back(&self) {
+        self.send(self.interface());
+    }
+    /// Whether this host itself made the packet and is sending it.
+    #[inline(always)]
+    fn is_from_host(&self) -> bool {
+        false
+    }
     /// Whether [`Self::send`] gets frames to this interface.
     fn can_send(&self, interface: u32) -> bool;
     /// Lets the kernel find the neighbour and send the frame there; not where frames are raw.

@@ -79,13 +79,25 @@ pub fn ingress<F: Frame>(
     }
 }
 
-/// An ICMP message that leaves: an error about a client's packet quotes what the client sent.
+/// An ICMP message that leaves: an error about a client's packet quotes what the client sent. What this host asks its own
+/// VIPs is answered, because nobody else would.
 #[inline(never)]
-pub fn egress<F: Frame>(frame: &F, work: &mut Work, settings: &Settings) -> Outcome {
+pub fn egress<F: Frame>(frame: &F, work: &mut Work, interface: &Interface, settings: &Settings) -> Outcome {
     let packet = &work.packet;
     let Some(icmp) = pointer::<Icmp>(frame, packet.transport_offset as usize) else { return Outcome::PassEgress };
-    if kind(packet, unsafe { (*icmp).kind }) != Kind::Error {
-        return Outcome::PassEgress;
+    match kind(packet, unsafe { (*icmp).kind }) {
+        Kind::Error => {}
+        Kind::EchoRequest if frame.is_from_host() && maps::is_owned_on(&packet.tuple.destination, interface) => {
+            return echo(frame, packet, interface);
+        }
+        Kind::Other if frame.is_from_host() && ndp::is_message(frame, packet) => {
+            return match ndp::answer(frame, packet, interface, settings.mode) {
+                // Its own announcements, too, leave the host.
+                Outcome::PassNotVip | Outcome::NdpConflict => Outcome::PassEgress,
+                outcome => outcome,
+            };
+        }
+        _ => return Outcome::PassEgress,
     }
     match translate(frame, work, settings, false, false) {
         Ok(()) => match rewrite(frame, &work.packet, &work.target.ends, Ttl::Keep) {
@@ -131,6 +143,16 @@ pub fn later_fragment<F: Frame>(frame: &F, packet: &Packet, interface: &Interfac
     }
 }
 
+/// The same of a message that this host sends to a VIP.
+#[inline(never)]
+pub fn later_fragment_of_host<F: Frame>(frame: &F, packet: &Packet, interface: &Interface) -> Outcome {
+    match later_fragment(frame, packet, interface) {
+        // Another node's VIP.
+        Outcome::DropFragment => Outcome::PassEgress,
+        outcome => outcome,
+    }
+}
+
 /// Sends a packet back to where it came from, as of a host that answers.
 #[inline(always)]
 fn reflect(frame: &impl Frame, packet: &Packet, interface: &Interface) -> Outcome {
@@ -149,7 +171,7 @@ fn reflect(frame: &impl Frame, packet: &Packet, interface: &Interface) -> Outcom
         ip.checksum = checksum::update(ip.checksum, difference);
         (ip.source, ip.destination, ip.ttl) = (packet.tuple.destination.low(), packet.tuple.source.low(), TTL);
     }
-    frame.send(frame.interface());
+    frame.send_back();
     Outcome::EchoAnswered
 }
 

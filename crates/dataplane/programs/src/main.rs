@@ -53,7 +53,7 @@ const NEXT: i32 = -1;
 /// Packets that arrive on an attached interface.
 #[classifier]
 pub fn evenkeel_in(ctx: TcContext) -> i32 {
-    let frame = SocketBuffer(&ctx);
+    let frame = SocketBuffer { context: &ctx, leaves: false };
     let interface = maps::interface(frame.interface());
     let outcome = ingress(&frame, &interface);
     maps::count(&interface, outcome);
@@ -77,10 +77,14 @@ pub fn evenkeel_xdp(ctx: XdpContext) -> u32 {
 /// Packets that leave through an attached interface.
 #[classifier]
 pub fn evenkeel_out(ctx: TcContext) -> i32 {
-    let frame = SocketBuffer(&ctx);
+    let frame = SocketBuffer { context: &ctx, leaves: true };
     let interface = maps::interface(frame.interface());
     let outcome = match frame.ether_type() {
-        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => balance::egress(&frame, ether_type),
+        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => {
+            balance::egress(&frame, &interface, ether_type)
+        }
+        // This host asks for a VIP of its own, and nobody else would answer.
+        packet::ETHER_TYPE_ARP if frame.is_from_host() => arp::answer(&frame, &interface),
         _ => Outcome::PassEgress,
     };
     maps::count(&interface, outcome);

@@ -84,6 +84,8 @@ pub struct Work {
     pub frontend: Frontend,
     /// Whether the flow needs another source address.
     pub rewrites_source: bool,
+    /// Whether its client is this host itself.
+    pub from_host: bool,
 }
 
 #[btf_map]

@@ -156,6 +156,6 @@ pub fn answer<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, mode:
         let Some(payload) = pointer::<[u8; PAYLOAD as usize]>(frame, MESSAGE) else { return Outcome::DropRewrite };
         (!checksum::fold(pseudo + checksum::sum_of(payload))).to_ne_bytes()
     };
-    frame.send(frame.interface());
+    frame.send_back();
     Outcome::NdpAnswered
 }

@@ -209,6 +209,6 @@ fn send_back(frame: &impl Frame) -> bool {
     // SAFETY: `pointer` has checked the bounds.
     let macs = unsafe { &mut *macs };
     *macs = [macs[1], macs[0]];
-    frame.send(frame.interface());
+    frame.send_back();
     true
 }

@@ -7,7 +7,7 @@ use core::{arch::asm, ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
         bpf_skb_pull_data,
@@ -25,7 +25,11 @@ const PACKET_OTHERHOST: u32 = 3;
 const BPF_F_IPV6: u64 = 1 << 7;
 
 /// A socket buffer.
-pub struct SocketBuffer<'a>(pub &'a TcContext);
+pub struct SocketBuffer<'a> {
+    pub context: &'a TcContext,
+    /// Whether it is about to leave through the interface; else it has arrived.
+    pub leaves: bool,
+}
 
 /// The kernel's `struct bpf_redir_neigh`.
 #[repr(C)]
@@ -38,7 +42,7 @@ struct Neighbour {
 impl SocketBuffer<'_> {
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
-        self.0.skb.skb
+        self.context.skb.skb
     }
 }
 
@@ -69,7 +73,7 @@ impl Frame for SocketBuffer<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.0.len()
+        self.context.len()
     }
 
     #[inline(always)]
@@ -80,7 +84,7 @@ impl Frame for SocketBuffer<'_> {
 
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.0.as_ptr()
+        self.context.as_ptr()
     }
 
     #[inline(always)]
@@ -175,6 +179,18 @@ impl Frame for SocketBuffer<'_> {
     #[inline(always)]
     fn send(&self, interface: u32) {
         unsafe { bpf_redirect(interface, 0) };
+    }
+
+    #[inline(always)]
+    fn send_back(&self) {
+        let flags = if self.leaves { BPF_F_INGRESS as u64 } else { 0 };
+        unsafe { bpf_redirect(self.interface(), flags) };
+    }
+
+    /// What it forwards has arrived through some interface.
+    #[inline(always)]
+    fn is_from_host(&self) -> bool {
+        self.leaves && unsafe { (*self.skb()).ingress_ifindex } == 0
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use evenkeel_agent::Config;
+use evenkeel_agent::{Config, desired::Defaults};
 use evenkeel_loader::{Hook, HookChoice, OBJECT_COMPILER};
 use evenkeel_plan::world::Forwarding;
 use evenkeel_process::{logging, shutdown};
@@ -44,6 +44,12 @@ pub(crate) struct Args {
     /// How packets reach the backends of services that do not choose (annotation evenkeel.io/forwarding)
     #[arg(long, env = "EVENKEEL_FORWARDING", value_enum, default_value = "direct")]
     forwarding: ForwardingArg,
+    /// Towards backends on other nodes, replace clients' addresses by one of this node's: for those whose replies would
+    /// otherwise take another way
+    ///
+    /// A backend is on this node if its endpoint's nodeName says so.
+    #[arg(long, env = "EVENKEEL_MASQUERADE")]
+    masquerade: bool,
     /// Where to attach: auto, tcx, clsact, xdp or xdp-generic, for all interfaces or for one (eth0=xdp)
     ///
     /// auto is tcx from kernel 6.6 on and clsact before. xdp is faster for many small packets on a NIC whose driver has it;
@@ -229,9 +235,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         mode: args.mode.map(Into::into),
         sources: args.sources.clone(),
         source_ports: args.source_ports.0.clone(),
-        forwarding: match args.forwarding {
-            ForwardingArg::Direct => Forwarding::Direct,
-            ForwardingArg::Stack => Forwarding::Stack,
+        defaults: Defaults {
+            forwarding: match args.forwarding {
+                ForwardingArg::Direct => Forwarding::Direct,
+                ForwardingArg::Stack => Forwarding::Stack,
+            },
+            masquerade: args.masquerade,
         },
         flows: args.flows,
         hash_seed: random()?,
