@@ -27,6 +27,13 @@ pub(crate) struct Session {
     echoed: u32,
 }
 
+/// Opens a connection from one of the client's addresses and ends it at once.
+pub(crate) fn connect_from(client: &Namespace, source: Ipv4Addr, target: SocketAddrV4) -> anyhow::Result<()> {
+    let socket = client.enter(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)))??;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    Ok(socket.connect_timeout(&SocketAddr::from(target).into(), SOON)?)
+}
+
 impl Session {
     pub(crate) fn open(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Self> {
         let target = target.into();

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use evenkeel_lab::{
     Child, Namespace, Sandbox, find_program,
     manifests::{Condition, Endpoint, Port, Protocol, Service},
-    topology::{Backend, NODE, NODE_NAME, NODE6, PODS, PODS6, UPLINK, Uplink, Wiring},
+    topology::{Backend, NODE, NODE_NAME, NODE6, POD_BRIDGE, PODS, PODS6, UPLINK, Uplink, Wiring},
 };
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("clients::are_served_with_stack_at_xdp_generic", |sandbox| served(sandbox, "stack", "xdp-generic")),
     ("clients::are_served_with_direct_at_xdp", |sandbox| served_at_xdp(sandbox, "direct")),
     ("clients::are_served_with_stack_at_xdp", |sandbox| served_at_xdp(sandbox, "stack")),
+    ("clients::are_served_with_jumbo_frames_at_xdp", served_jumbo_at_xdp),
     ("clients::are_served_with_rewritten_sources_and_direct", |sandbox| served_masqueraded(sandbox, "direct")),
     ("clients::are_served_with_rewritten_sources_and_stack", |sandbox| served_masqueraded(sandbox, "stack")),
     ("clients::on_the_balancing_host_are_served_with_direct", |sandbox| served_the_host(sandbox, "direct", "auto")),
@@ -320,6 +321,36 @@ fn served_at_xdp(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<
     let uplink = interfaces.iter().find(|interface| interface["name"] == UPLINK).context("the uplink")?;
     ensure!(uplink["hook"] == "xdp", "{uplink:#}");
     Ok(())
+}
+
+/// Frames that the driver holds in several buffers.
+fn served_jumbo_at_xdp(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let setup = Setup { backends: 1, hook: "up0=xdp", ..Setup::default() };
+    let (scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
+    let _switch = xdp_pass::attach(&scene.world.lab.switch, "node")?;
+    scene.world.lab.offload("tx", false)?;
+    let (lab, backend) = (&scene.world.lab, scene.backend()?);
+    let interfaces = [
+        (&lab.client, "eth0"),
+        (&lab.switch, "client"),
+        (&lab.switch, "node"),
+        (&lab.switch, "br0"),
+        (&lab.node, UPLINK),
+        (&lab.node, &backend.port),
+        (&lab.node, POD_BRIDGE),
+        (&backend.namespace, "eth0"),
+    ];
+    for (namespace, interface) in interfaces {
+        namespace.ip(["link", "set", interface, "mtu", "9000"])?;
+    }
+    for target in scene.targets {
+        let target = target.to_string();
+        // Nine tenths of a frame, and not to be fragmented: it arrives whole or not at all.
+        let arguments = ["-n", "-c", "3", "-i", "0.1", "-W", "5", "-M", "do", "-s", "8100", &target];
+        let ended = run(scene.client(), "ping", "iputils-ping", &arguments)?;
+        ensure!(ended.stdout.contains(" 3 received"), "{}", said(&ended));
+    }
+    scene.check()
 }
 
 /// The endpoint is on another node, as far as the node knows: what it sees of its clients is the node.

@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
     path::Path,
     process::Command,
+    str::FromStr as _,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -32,6 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("health::one_that_answers_wrongly_is_left_alone_and_comes_back_slowly", answers_wrongly),
     ("health::one_that_hangs_is_left_alone", hangs),
     ("health::one_that_refuses_is_left_alone", refuses),
+    ("health::one_that_refuses_several_clients_is_ejected_before_the_next_check", passive_ejection),
     ("health::one_that_is_gone_is_left_alone_whatever_the_check", is_gone),
     ("health::one_that_comes_back_takes_little_at_first", slow_start),
     ("health::udp_flows_leave_one_that_is_down", udp_flows_leave),
@@ -179,6 +181,35 @@ fn refuses(sandbox: &Sandbox) -> anyhow::Result<()> {
     let others = names(world.deployment.backends().filter(|other| other.name != ill.name));
     ensure!(met(&world, 60)? == others, "new connections still meet {}", ill.name);
     world.ensure_no_drops()
+}
+
+/// What clients meet with has the backend checked at once: the checks themselves would have needed two minutes.
+fn passive_ejection(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, _agent) = World::start(sandbox, &Setup { backends: 3, ..Setup::default() })?;
+    let client = &world.lab.client;
+    let sources: Vec<Ipv4Addr> = (11..=14).map(|last| Ipv4Addr::new(10, 77, 0, last)).collect();
+    for source in &sources {
+        client.address("eth0", IpNet::from_str(&format!("{source}/24"))?)?;
+    }
+    let port = format!("'{}'", HTTP.target_port);
+    let annotations = [("health-check", "tcp"), ("health-port", port.as_str()), ("passive-ejection", "'true'")];
+    annotate(&world, &[&annotations[..], &[("health-interval", "1m")]].concat())?;
+    let ill = backend(&world, 1)?;
+    // It has answered its first check: from now on the next one is a minute away.
+    world.await_status("it has been checked", |status| entry(status, ill.address, HTTP.port)["state"] == "active")?;
+    world.deployment.server(&ill.name)?.kill();
+    let entry = world::eventually("it is ejected", || {
+        for source in &sources {
+            // Those that meet it are refused; the others end at once.
+            let _ = client::connect_from(client, *source, vip(HTTP));
+        }
+        let entry = entry(&world.status()?, ill.address, HTTP.port);
+        Ok((entry["state"] == "down").then_some(entry))
+    })?;
+    ensure!(entry["health"]["reason"] == "health_tcp_refused", "{entry:#}");
+    let others = names(world.deployment.backends().filter(|other| other.name != ill.name));
+    ensure!(met(&world, 60)? == others, "new connections still meet {}", ill.name);
+    Ok(())
 }
 
 /// A backend's interface goes down: no answer, then nobody at its address.

@@ -18,6 +18,7 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `r0 = XDP_PASS; exit`.
 const PROGRAM: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
@@ -29,6 +30,11 @@ struct Load {
     instructions: u32,
     program: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
 }
 
 /// The members of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -48,6 +54,11 @@ pub(crate) fn attach(namespace: &Namespace, interface: &str) -> anyhow::Result<O
             instructions: 2,
             program: PROGRAM.as_ptr() as u64,
             license: c"Apache-2.0".as_ptr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log: 0,
+            kernel_version: 0,
+            flags: BPF_F_XDP_HAS_FRAGS,
         };
         let program = bpf(BPF_PROG_LOAD, &load).context("loading a program that passes everything")?;
         let attach = Attach {
