@@ -27,8 +27,8 @@ const LAYERS: &[&[&str]] = &[
     &["evenkeel-health"],
     // Decisions and protocol cores: no IO.
     &["evenkeel-frames", "evenkeel-maps", "evenkeel-neighbor", "evenkeel-plan"],
-    // Messages of protocols that manifests speak of: no crate of ours.
-    &["evenkeel-dns"],
+    // Schemas, and messages of protocols that manifests speak of: no crate of ours.
+    &["evenkeel-crds", "evenkeel-dns"],
 ];
 
 /// What decisions and protocol cores must not reach, directly or through others.

@@ -17,6 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Crds(command::crds::Args),
     Demo(command::demo::Args),
     Mode(command::mode::Args),
     Plan(command::plan::Args),
@@ -28,6 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Crds(args) => command::crds::run(&args),
         Command::Demo(args) => command::demo::run(&args),
         Command::Mode(args) => command::mode::run(&args),
         Command::Plan(args) => command::plan::run(&args),
