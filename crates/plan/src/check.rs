@@ -39,7 +39,7 @@ impl Checked {
     fn refuse_other_namespaces(&mut self) {
         let Some(system) = system_namespace(&self.world) else { return };
         let explicit = |key: &ObjectKey| !key.name.namespace.is_empty() && key.name.namespace != system;
-        for key in configuration(&self.world).filter(explicit).collect::<Vec<_>>() {
+        for key in self.world.configuration().filter(explicit).collect::<Vec<_>>() {
             let message = format!(
                 "{key} is not in namespace {system}, in which the load balancer's configuration lives; it has no effect"
             );
@@ -52,7 +52,7 @@ impl Checked {
     /// addresses are allocated, since what is held from the second one is kept.
     fn refuse_duplicate_names(&mut self) {
         let mut first: BTreeMap<(Kind, String), ObjectKey> = BTreeMap::new();
-        for key in configuration(&self.world).filter(|key| key.kind != Kind::IpAddressPool).collect::<Vec<_>>() {
+        for key in self.world.configuration().filter(|key| key.kind != Kind::IpAddressPool).collect::<Vec<_>>() {
             let earlier = first.entry((key.kind, key.name.name.clone())).or_insert_with(|| key.clone());
             if *earlier != key {
                 let message = format!("{key} has the same name as {earlier}, which is used");
@@ -150,8 +150,11 @@ impl Checked {
 /// The one namespace configuration lives in: MetalLB's own if anything is there, else the one most of it is in, of two
 /// as frequent the first by name. `None` when no object names any.
 fn system_namespace(world: &World) -> Option<String> {
+    if world.system_namespace.is_some() {
+        return world.system_namespace.clone();
+    }
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for key in configuration(world).filter(|key| !key.name.namespace.is_empty()) {
+    for key in world.configuration().filter(|key| !key.name.namespace.is_empty()) {
         *count.entry(key.name.namespace).or_default() += 1;
     }
     if count.contains_key(SYSTEM_NAMESPACE) {
@@ -159,17 +162,6 @@ fn system_namespace(world: &World) -> Option<String> {
     }
     let most = count.values().max().copied()?;
     count.into_iter().find(|(_, objects)| *objects == most).map(|(namespace, _)| namespace)
-}
-
-/// All objects that configure the load balancer, by kind and name.
-fn configuration(world: &World) -> impl Iterator<Item = ObjectKey> {
-    let pools = world.pools.keys().map(|name| key(Kind::IpAddressPool, name));
-    let l2 = world.l2_advertisements.keys().map(|name| key(Kind::L2Advertisement, name));
-    let peers = world.bgp_peers.keys().map(|name| key(Kind::BgpPeer, name));
-    let bgp = world.bgp_advertisements.keys().map(|name| key(Kind::BgpAdvertisement, name));
-    let profiles = world.bfd_profiles.keys().map(|name| key(Kind::BfdProfile, name));
-    let communities = world.communities.keys().map(|name| key(Kind::Community, name));
-    pools.chain(l2).chain(peers).chain(bgp).chain(profiles).chain(communities)
 }
 
 fn key(kind: Kind, name: &ObjectName) -> ObjectKey {

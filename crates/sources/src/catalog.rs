@@ -1,5 +1,5 @@
-//! What the files say, and the World that makes: last good versions, confirmed removals, one file per object. Pure:
-//! it is fed contents and points in time.
+//! What a source says, and the World that makes: last good versions, confirmed removals, one file per object. Pure:
+//! it is fed contents and points in time. An object of the Kubernetes API is a file of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,10 +17,52 @@ use crate::manifest::{self, MAX_FINDINGS, MAX_MESSAGE, Parsed, Places, Position,
 pub const REMOVAL_DELAY: Duration = Duration::from_millis(200);
 /// How long, when more than half of all objects are absent: more likely an accident than a wish.
 pub const MASS_REMOVAL_DELAY: Duration = Duration::from_secs(2);
+/// Deletions that an API server reports one by one within this time happen at once.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// What was looked at before a [`Catalog::settle`]: whatever is absent from it is gone as far as anybody can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Everything, at the time of the call.
+    AtEverything,
+    /// All objects of a kind, not before this time on the clock of [`Catalog::settle`].
+    At(Kind, Duration),
+    /// Nothing in full: there was news of single objects.
+    AtNothing,
+}
+
+impl Looked {
+    /// Since when it is known which objects of a kind there are.
+    fn at(self, kind: Kind, now: Duration) -> Option<Duration> {
+        match self {
+            Self::AtEverything => Some(now),
+            Self::At(looked, began) => (looked == kind).then_some(began),
+            Self::AtNothing => None,
+        }
+    }
+}
+
+/// Since when an object is absent.
+#[derive(Clone, Copy, Debug)]
+struct Absence {
+    since: Duration,
+    /// The source said so, as opposed to not mentioning it any more.
+    told: bool,
+}
+
+/// How many objects of a kind were deleted, one after the other, out of how many.
+#[derive(Clone, Copy, Debug)]
+struct Deletions {
+    since: Duration,
+    of: usize,
+    removed: usize,
+}
 
 /// The files' contents and the World they make. What a change costs depends on the file that changed, not on the others.
 #[derive(Debug, Default)]
 pub struct Catalog {
+    /// Each object is watched by itself, so kinds are judged one by one.
+    by_kind: bool,
     files: BTreeMap<Arc<Path>, File>,
     /// Where each object is defined, in path order.
     mentions: BTreeMap<ObjectKey, Vec<Mention>>,
@@ -29,7 +71,13 @@ pub struct Catalog {
     live: OrdMap<ObjectKey, Live>,
     /// The live objects that are in no file, with the time at which that was first found, on the clock of
     /// [`Catalog::settle`].
-    absent: BTreeMap<ObjectKey, Duration>,
+    absent: BTreeMap<ObjectKey, Absence>,
+    /// The objects the source says are deleted, since the last [`Catalog::settle`].
+    told: BTreeSet<ObjectKey>,
+    /// How many objects of each kind are live.
+    counts: BTreeMap<Kind, usize>,
+    /// The latest deletions of each kind.
+    deletions: BTreeMap<Kind, Deletions>,
     /// The files with findings, those that name kinds which are skipped, and the objects defined more than once: all
     /// there is to look through for [`Catalog::diagnostics`].
     noisy: BTreeSet<Arc<Path>>,
@@ -37,8 +85,11 @@ pub struct Catalog {
     duplicated: BTreeSet<ObjectKey>,
     /// Findings may differ since the last [`Catalog::settle`].
     news: bool,
-    /// How many objects are waiting to be removed as more than half of all.
-    vanishing: Option<usize>,
+    /// Where more than half of all objects wait to be removed, of a kind or of all kinds together: how many are absent,
+    /// and how many there are.
+    vanishing: BTreeMap<Option<Kind>, (usize, usize)>,
+    /// When a look at a kind would confirm that objects are removed.
+    rechecks: BTreeMap<Kind, Duration>,
     versions: u64,
     /// How many objects the last [`Catalog::settle`] had to consider.
     considered: usize,
@@ -80,7 +131,8 @@ impl Whereabouts {
         let live = of_finding(&self.0, finding);
         let at = live.and_then(|live| live.places.of(&finding.field).or_else(|| live.places.object()));
         Diagnostic {
-            location: location(live.map_or(Path::new(""), |live| &*live.file), at),
+            // An object of an API has no place but its name.
+            location: location(live.filter(|_| at.is_some()).map_or(Path::new(""), |live| &*live.file), at),
             severity: finding.severity,
             reason: finding.reason,
             kind: finding.kind.to_string(),
@@ -116,6 +168,30 @@ enum Wish {
 }
 
 impl Catalog {
+    /// A catalog of a Kubernetes API: files are single objects, which may be reported as deleted. Configuration lives in
+    /// this namespace.
+    pub fn of_api(namespace: &str) -> Self {
+        let world = World { system_namespace: Some(namespace.to_owned()), ..World::default() };
+        Self { by_kind: true, world: Arc::new(world), ..Self::default() }
+    }
+
+    /// An object of an API is this version.
+    pub(crate) fn set_object(&mut self, path: &Path, parsed: Parsed) {
+        self.set(path, parsed);
+    }
+
+    /// The API says that an object is deleted.
+    pub fn delete_object(&mut self, path: &Path) {
+        let keys = self.files.get(path).into_iter().flat_map(|file| &file.parsed.documents);
+        self.told.extend(keys.map(|document| document.key.clone()));
+        self.forget(path);
+    }
+
+    /// When a look at each kind would confirm that objects are removed, on the clock of [`Catalog::settle`].
+    pub fn rechecks(&self) -> &BTreeMap<Kind, Duration> {
+        &self.rechecks
+    }
+
     /// A file has this content.
     pub fn set_file(&mut self, path: &Path, content: &[u8]) {
         self.set(path, manifest::parse(path, content));
@@ -214,12 +290,18 @@ impl Catalog {
     /// All files have been looked at, at the time `now` on any clock that does not go back. Additions and changes
     /// apply at once; an object no file has any more is removed when it is still absent a while later.
     pub fn settle(&mut self, now: Duration) -> Settled {
+        self.settle_after(Looked::AtEverything, now)
+    }
+
+    /// The same, after a look at less than everything.
+    pub fn settle_after(&mut self, looked: Looked, now: Duration) -> Settled {
         let mut world = None;
         self.considered = self.touched.len();
         for key in std::mem::take(&mut self.touched) {
             self.apply(key, now, &mut world);
         }
-        let (removed, recheck_at) = self.remove_absent(now);
+        self.told.clear();
+        let (removed, recheck_at) = self.remove_absent(looked, now);
         for key in &removed {
             world.get_or_insert_with(|| World::clone(&self.world)).remove(key);
         }
@@ -266,7 +348,10 @@ impl Catalog {
             self.duplicated.remove(&key);
         }
         match self.wish(&key) {
-            None if self.live.contains_key(&key) => _ = self.absent.entry(key).or_insert(now),
+            None if self.live.contains_key(&key) => {
+                let told = self.told.contains(&key);
+                self.absent.entry(key).or_insert(Absence { since: now, told }).told |= told;
+            }
             None => {}
             Some(Wish::Keep) => _ = self.absent.remove(&key),
             Some(Wish::Version(new)) => {
@@ -275,7 +360,10 @@ impl Catalog {
                     let world = world.get_or_insert_with(|| World::clone(&self.world));
                     world.insert(key.name.clone(), new.object.clone());
                 }
-                self.live.insert(key, new);
+                let kind = key.kind;
+                if self.live.insert(key, new).is_none() {
+                    *self.counts.entry(kind).or_default() += 1;
+                }
             }
         }
     }
@@ -306,19 +394,75 @@ impl Catalog {
     }
 
     /// Remove what has been absent for long enough. Returns what was, and when to look again.
-    fn remove_absent(&mut self, now: Duration) -> (Vec<ObjectKey>, Option<Duration>) {
-        let mass = self.absent.len() * 2 > self.live.len();
-        let delay = if mass { MASS_REMOVAL_DELAY } else { REMOVAL_DELAY };
-        let recheck_at = self.absent.values().filter(|since| now < **since + delay).min().map(|since| *since + delay);
-        let vanishing = (mass && recheck_at.is_some()).then_some(self.absent.len());
+    fn remove_absent(&mut self, looked: Looked, now: Duration) -> (Vec<ObjectKey>, Option<Duration>) {
+        let vanishing = self.vanishing(now);
+        let group = |key: &ObjectKey| self.by_kind.then_some(key.kind);
+        // The look it takes to remove an object; `None`: it is known to be gone.
+        let needed = |key: &ObjectKey, absence: &Absence| {
+            let at_once = absence.told && !key.kind.is_configuration();
+            let delay = match (vanishing.contains_key(&group(key)), at_once) {
+                (false, true) => return None,
+                (true, true) => Duration::ZERO,
+                (false, false) => REMOVAL_DELAY,
+                (true, false) => MASS_REMOVAL_DELAY,
+            };
+            Some(absence.since + delay)
+        };
+        let mut removed = Vec::new();
+        let mut rechecks: BTreeMap<Kind, Duration> = BTreeMap::new();
+        for (key, absence) in &self.absent {
+            match needed(key, absence) {
+                Some(at) if looked.at(key.kind, now).is_none_or(|looked| looked < at) => {
+                    rechecks.entry(key.kind).and_modify(|earliest| *earliest = at.min(*earliest)).or_insert(at);
+                }
+                Some(_) | None => removed.push(key.clone()),
+            }
+        }
+        let waiting = |group: &Option<Kind>| match group {
+            Some(kind) => rechecks.contains_key(kind),
+            None => !rechecks.is_empty(),
+        };
+        let vanishing: BTreeMap<_, _> = vanishing.into_iter().filter(|(group, _)| waiting(group)).collect();
         self.news |= vanishing != self.vanishing;
         self.vanishing = vanishing;
-        let due = |_: &ObjectKey, since: &mut Duration| now >= *since + delay;
-        let removed: Vec<ObjectKey> = self.absent.extract_if(.., due).map(|(key, _)| key).collect();
+        self.rechecks = rechecks;
         for key in &removed {
+            self.absent.remove(key);
             self.live.remove(key);
+            if let Some(count) = self.counts.get_mut(&key.kind) {
+                *count = count.saturating_sub(1);
+            }
+            if let Some(deletions) = self.deletions.get_mut(&key.kind) {
+                deletions.removed += 1;
+            }
         }
-        (removed, recheck_at)
+        (removed, self.rechecks.values().min().copied())
+    }
+
+    /// Where more than half of what there is vanishes at once: how much of how much.
+    fn vanishing(&mut self, now: Duration) -> BTreeMap<Option<Kind>, (usize, usize)> {
+        let mut vanishing = BTreeMap::new();
+        if !self.by_kind {
+            let (absent, all) = (self.absent.len(), self.live.len());
+            vanishing.extend((absent * 2 > all).then_some((None, (absent, all))));
+            return vanishing;
+        }
+        let mut absent: BTreeMap<Kind, usize> = BTreeMap::new();
+        for key in self.absent.keys() {
+            *absent.entry(key.kind).or_default() += 1;
+        }
+        for (kind, absent) in absent {
+            let all = self.counts.get(&kind).copied().unwrap_or_default();
+            let fresh = Deletions { since: now, of: all, removed: 0 };
+            let deletions = self.deletions.entry(kind).or_insert(fresh);
+            if now >= deletions.since + WINDOW {
+                *deletions = fresh;
+            }
+            let of = deletions.of.max(all + deletions.removed);
+            let gone = absent + deletions.removed;
+            vanishing.extend((gone * 2 > of).then_some((Some(kind), (gone, of))));
+        }
+        vanishing
     }
 
     fn collect_diagnostics(&self) -> Vec<Diagnostic> {
@@ -331,10 +475,14 @@ impl Catalog {
             diagnostics.extend(first.cloned());
         }
         self.collect_duplicates(&mut diagnostics);
-        if let Some(absent) = self.vanishing {
-            let first = self.absent.keys().next().and_then(|key| self.live.get(key));
-            let file = first.map_or(Path::new(""), |live| &*live.file);
-            diagnostics.push(mass_removal(file, absent, self.live.len()));
+        for (group, (absent, all)) in &self.vanishing {
+            diagnostics.push(match group {
+                Some(kind) => mass_deletion(*kind, *absent, *all),
+                None => {
+                    let first = self.absent.keys().next().and_then(|key| self.live.get(key));
+                    mass_removal(first.map_or(Path::new(""), |live| &*live.file), *absent, *all)
+                }
+            });
         }
         diagnostics.sort();
         diagnostics.dedup();
@@ -408,6 +556,13 @@ fn mass_removal(file: &Path, absent: usize, all: usize) -> Diagnostic {
     let message = format!("{absent} of {all} objects vanished at once; they are kept for {MASS_REMOVAL_DELAY:?} more");
     let remedy = "restore the files if this was not intended";
     Diagnostic::about_file(file, Severity::Warning, "mass_removal", message, remedy)
+}
+
+fn mass_deletion(kind: Kind, absent: usize, all: usize) -> Diagnostic {
+    let message = format!("{absent} of {all} {kind} objects vanished at once; they are kept until a list confirms it");
+    let remedy = "restore them if this was not intended";
+    let whole = Diagnostic::about_file(Path::new(""), Severity::Warning, "mass_removal", message, remedy);
+    Diagnostic { kind: kind.to_string(), ..whole }
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 
 use self::scan::{Scanned, Scanner};
 use self::writers::{PATIENCE, Writers};
-use crate::catalog::{Catalog, Whereabouts};
+use crate::catalog::Catalog;
 use crate::diagnostic::{Diagnostic, Severity};
+pub use crate::update::Update;
 
 /// How often everything is looked at, whether or not inotify reported anything.
 const POLL: Duration = Duration::from_secs(1);
@@ -44,22 +45,6 @@ impl Loaded {
     pub fn locate(&self, finding: &evenkeel_plan::Diagnostic) -> Diagnostic {
         self.catalog.locate(finding)
     }
-}
-
-/// A new state of the directories.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// The World.
-    pub world: Arc<World>,
-    /// What was found, by file and line.
-    pub diagnostics: Arc<[Diagnostic]>,
-    /// Where its objects stand, for findings about them.
-    pub whereabouts: Whereabouts,
-    /// Whether all roots could be read. While they cannot, the World stays as it was; if it never was, it is empty and
-    /// says nothing about what should be.
-    pub readable: bool,
-    /// When the change was noticed, for the latency from here to the data path.
-    pub changed_at: Instant,
 }
 
 impl Directory {

@@ -61,6 +61,18 @@ impl World {
         }
     }
 
+    /// All objects that configure the load balancer, by kind and name.
+    pub fn configuration(&self) -> impl Iterator<Item = ObjectKey> {
+        let key = |kind| move |name: &ObjectName| ObjectKey { kind, name: name.clone() };
+        let pools = self.pools.keys().map(key(Kind::IpAddressPool));
+        let l2 = self.l2_advertisements.keys().map(key(Kind::L2Advertisement));
+        let peers = self.bgp_peers.keys().map(key(Kind::BgpPeer));
+        let bgp = self.bgp_advertisements.keys().map(key(Kind::BgpAdvertisement));
+        let profiles = self.bfd_profiles.keys().map(key(Kind::BfdProfile));
+        let communities = self.communities.keys().map(key(Kind::Community));
+        pools.chain(l2).chain(peers).chain(bgp).chain(profiles).chain(communities)
+    }
+
     /// Take an object out.
     pub fn remove(&mut self, ObjectKey { kind, name }: &ObjectKey) {
         match kind {

@@ -9,6 +9,7 @@ mod cluster;
 mod duration;
 mod endpoints;
 mod health;
+mod json;
 mod kinds;
 mod label;
 mod limits;
@@ -28,6 +29,7 @@ use evenkeel_plan::world::{Kind, Object, ObjectKey};
 pub use self::lines::Text;
 use self::lines::mentions_secret;
 use self::object::labels;
+pub(crate) use self::object::version;
 use self::read::Reader;
 pub(crate) use self::read::{MAX_MESSAGE, cut};
 pub use self::yaml::Position;
@@ -125,6 +127,35 @@ pub fn parse(file: &Path, content: &[u8]) -> Parsed {
     }
     parsed.names = BTreeSet::new();
     parsed.text = shown;
+    parsed
+}
+
+/// Read an object of this kind as the Kubernetes API gives it, by the rules manifests are read by. It has no place in a
+/// file: findings name object and field.
+pub fn of_api(kind: Kind, object: &serde_json::Value) -> Parsed {
+    let nowhere = Path::new("");
+    let mut parsed = Parsed::default();
+    let text = Text::default();
+    let mut reader = Reader::new(nowhere, &text);
+    match json::node(object) {
+        Some(root) => parsed.take_api_object(reader, kind, &root),
+        None => {
+            let message = format!("nested deeper than {} levels", json::MAX_DEPTH);
+            let remedy = "remove what is nested so deeply".to_owned();
+            reader.kind = kind.to_string();
+            reader.report(Severity::Error, "too_deep", json::NOWHERE, "", message, remedy);
+            parsed.take_findings(reader);
+        }
+    }
+    for document in &mut parsed.documents {
+        document.places = Arc::default();
+    }
+    parsed.diagnostics.sort();
+    parsed.diagnostics.dedup();
+    if let Some((severity, count)) = parsed.left_out {
+        parsed.diagnostics.push(more_findings(nowhere, severity, count));
+    }
+    parsed.names = BTreeSet::new();
     parsed
 }
 

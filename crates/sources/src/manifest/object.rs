@@ -30,6 +30,12 @@ pub(super) const KINDS: [(Kind, &[&str]); 12] = [
     (Kind::Namespace, &[CORE]),
 ];
 
+/// The version in which a kind is asked for.
+pub(crate) fn version(kind: Kind) -> &'static str {
+    let versions = KINDS.iter().find(|(known, _)| *known == kind).and_then(|(_, versions)| versions.first());
+    versions.copied().unwrap_or(CORE)
+}
+
 /// `metadata.namespace` where a manifest gives none.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -68,6 +74,14 @@ impl Parsed {
         let mut reader = Reader::new(file, text);
         let field = Field::root(root);
         self.incomplete |= self.take_object(&mut reader, &field, None).is_err();
+        self.take_findings(reader);
+    }
+
+    /// Take in an object of an API, whose lists leave out what each item's kind is.
+    pub(super) fn take_api_object(&mut self, mut reader: Reader<'_>, kind: Kind, root: &Node) {
+        let version = version(kind);
+        let items = Items { kind: kind.as_str(), version };
+        self.incomplete |= self.take_object(&mut reader, &Field::root(root), Some(items)).is_err();
         self.take_findings(reader);
     }
 

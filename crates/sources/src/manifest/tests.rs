@@ -921,3 +921,56 @@ proptest! {
         prop_assert!(parsed.documents.len() <= 9);
     }
 }
+
+/// What an API would give for a document.
+fn to_json(node: &super::yaml::Node) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match &node.value {
+        super::yaml::Value::Scalar(scalar) => match (scalar.is_null(), scalar.as_bool(), scalar.as_integer()) {
+            (true, ..) => Json::Null,
+            (_, Some(bool), _) => bool.into(),
+            (_, _, Some(number)) => number.into(),
+            (false, None, None) => (*scalar.text).into(),
+        },
+        super::yaml::Value::Sequence(items) => items.iter().map(to_json).collect(),
+        super::yaml::Value::Mapping(entries) => {
+            Json::Object(entries.iter().map(|entry| (entry.key.to_string(), to_json(&entry.value))).collect())
+        }
+    }
+}
+
+#[test]
+fn an_api_and_a_directory_say_the_same() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+    let mut files = Vec::new();
+    let mut directories = vec![std::path::PathBuf::from(root)];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.push(path);
+            }
+        }
+    }
+    let mut compared = 0;
+    for file in files {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        for chunk in super::yaml::chunks(&text) {
+            let Ok(Some(root)) = chunk.parse() else { continue };
+            let [document] = &*parse(&file, chunk.text.as_bytes()).documents else { continue };
+            // An API says in which namespace something is, and knows one version of each kind.
+            let json = to_json(&root);
+            let version = json["apiVersion"].as_str().unwrap_or_default();
+            if super::version(document.key.kind) != version || json["kind"] != document.key.kind.as_str() {
+                continue;
+            }
+            let from_api = of_api(document.key.kind, &json);
+            let [other] = &*from_api.documents else { panic!("{}: {json}", file.display()) };
+            assert_eq!((&other.key, &other.object), (&document.key, &document.object), "{}", file.display());
+            compared += 1;
+        }
+    }
+    assert!(compared > 100, "only {compared} documents");
+}

@@ -76,6 +76,11 @@ pub(super) struct YamlError {
 }
 
 impl Node {
+    /// A node that is never copied, so that nobody asks how many there are below it.
+    pub(super) fn new(value: Value, at: Position) -> Self {
+        Self { value, at, nodes: 1 }
+    }
+
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.is_null())
     }

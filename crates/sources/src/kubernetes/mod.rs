@@ -1,0 +1,91 @@
+//! The World from the Kubernetes API. Every kind is listed once and then watched; what is lost on the way is listed
+//! again. Objects go through the same reading as manifests, and the same rules say when something is gone: a deletion
+//! the API reports removes at once, an absence that only a list shows has to be confirmed by a second one, and so has
+//! the loss of more than half of a kind. A source that cannot be read leaves everything as it is.
+//!
+//! ```text
+//! one task a kind: follow (list, watch, backoff) ──news──> gather (catalog, what is confirmed) ──> Update
+//! ```
+
+mod backoff;
+mod follow;
+mod gather;
+mod resource;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use evenkeel_plan::world::Kind;
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::follow::Follower;
+use self::gather::Gatherer;
+use crate::manifest::Parsed;
+use crate::update::Update;
+
+/// How many pieces of news may wait to be taken in.
+const QUEUE: usize = 1024;
+
+/// What of an API makes the World.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program's own namespace: configuration elsewhere is refused (`outside_system_namespace`).
+    pub namespace: String,
+    /// The kinds that are read; all others stay empty.
+    pub kinds: BTreeSet<Kind>,
+}
+
+impl Options {
+    /// All kinds there are in an API.
+    pub fn new(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), kinds: resource::KINDS.into_iter().collect() }
+    }
+
+    /// Without the endpoints of services, which are most of what there is.
+    #[must_use]
+    pub fn without_endpoints(mut self) -> Self {
+        self.kinds.remove(&Kind::EndpointSlice);
+        self
+    }
+}
+
+/// Follow the API. The receiver holds an empty World that is not readable until every kind has been listed once; from
+/// then on it is told of every new state, never of one that is the same; of several in quick succession it may see only
+/// the last. Dropping it ends the watch. Has to be called within a Tokio runtime.
+pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> {
+    let started = Instant::now();
+    let (news, incoming) = mpsc::channel(QUEUE);
+    let mut gatherer = Gatherer::new(&options, started);
+    let (sender, receiver) = watch::channel(gatherer.update(started));
+    for kind in options.kinds {
+        let relist = Arc::new(Notify::new());
+        gatherer.add(kind, Arc::clone(&relist));
+        let resource = resource::Resource::of(kind, &options.namespace);
+        let follower = Follower::new(client.clone(), resource, relist, started, news.clone());
+        tokio::spawn(follower.run());
+    }
+    tokio::spawn(gatherer.run(incoming, sender));
+    receiver
+}
+
+/// What is told of a kind.
+#[derive(Debug)]
+enum News {
+    /// An object is this version.
+    Object { path: PathBuf, parsed: Box<Parsed>, noticed: Instant },
+    /// An object was deleted.
+    Deleted { path: PathBuf, noticed: Instant },
+    /// These are all objects of a kind there were, some time after `began`, since the source started.
+    Listed { kind: Kind, paths: BTreeSet<PathBuf>, began: Duration },
+    /// The API has no such kind, at present.
+    NotServed { kind: Kind },
+    /// The kind cannot be read, at present.
+    Failed { kind: Kind, error: String },
+    /// The kind can be read again.
+    Recovered { kind: Kind },
+}
+
+#[cfg(test)]
+mod tests;

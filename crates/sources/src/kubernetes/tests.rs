@@ -1,0 +1,219 @@
+//! What becomes of news.
+
+use serde_json::{Value, json};
+
+use super::resource::Resource;
+use super::*;
+use crate::catalog::{MASS_REMOVAL_DELAY, REMOVAL_DELAY};
+use crate::manifest;
+
+/// A gatherer of these kinds, with time of its own.
+struct Source {
+    gatherer: Gatherer,
+}
+
+impl Source {
+    fn new(kinds: &[Kind]) -> Self {
+        let options = Options { namespace: "lb".to_owned(), kinds: kinds.iter().copied().collect() };
+        let mut gatherer = Gatherer::new(&options, Instant::now());
+        for kind in kinds {
+            gatherer.add(*kind, Arc::default());
+        }
+        Self { gatherer }
+    }
+
+    /// Take in news `at` milliseconds after the start.
+    fn take_in(&mut self, at: u64, news: Vec<News>) -> Update {
+        self.gatherer.take_in_at(news.into_iter(), Duration::from_millis(at));
+        self.gatherer.update(Instant::now())
+    }
+
+    /// A list of a kind that finds these objects.
+    fn list(&mut self, at: u64, kind: Kind, objects: &[Value]) -> Update {
+        let resource = Resource::of(kind, "lb");
+        let paths = objects.iter().filter_map(|object| resource.path_of(object)).collect();
+        let mut news: Vec<News> = objects.iter().map(|object| seen(kind, object)).collect();
+        news.push(News::Listed { kind, paths, began: Duration::from_millis(at) });
+        self.take_in(at, news)
+    }
+}
+
+fn seen(kind: Kind, object: &Value) -> News {
+    let path = Resource::of(kind, "lb").path_of(object).unwrap();
+    News::Object { path, parsed: Box::new(manifest::of_api(kind, object)), noticed: Instant::now() }
+}
+
+fn deleted(kind: Kind, object: &Value) -> News {
+    News::Deleted { path: Resource::of(kind, "lb").path_of(object).unwrap(), noticed: Instant::now() }
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "managedFields": [{"manager": "x"}]},
+        "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+    })
+}
+
+fn services(count: usize) -> Vec<Value> {
+    (0..count).map(|n| service(&format!("s{n}"))).collect()
+}
+
+fn pool(namespace: &str, name: &str, range: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"addresses": [range]}})
+}
+
+fn reasons(update: &Update) -> Vec<&str> {
+    update.diagnostics.iter().map(|diagnostic| diagnostic.reason).collect()
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap()
+}
+
+#[test]
+fn nothing_is_readable_before_every_kind_has_been_listed() {
+    let mut source = Source::new(&[Kind::Service, Kind::IpAddressPool]);
+    let update = source.list(0, Kind::Service, &services(2));
+    assert!(!update.readable && update.world.services.is_empty());
+    let update = source.list(10, Kind::IpAddressPool, &[pool("lb", "a", "10.0.0.0/24")]);
+    assert!(update.readable);
+    assert_eq!((update.world.services.len(), update.world.pools.len()), (2, 1));
+    assert_eq!(update.world.system_namespace.as_deref(), Some("lb"));
+}
+
+#[test]
+fn a_kind_that_is_not_installed_has_no_objects() {
+    let mut source = Source::new(&[Kind::Service, Kind::IpAddressPool]);
+    source.list(0, Kind::Service, &services(1));
+    let update = source.take_in(1, vec![News::NotServed { kind: Kind::IpAddressPool }]);
+    assert!(update.readable && update.diagnostics.is_empty());
+    let update = source.list(2, Kind::IpAddressPool, &[pool("lb", "a", "10.0.0.0/24")]);
+    assert_eq!(update.world.pools.len(), 1);
+}
+
+#[test]
+fn pools_that_vanish_with_their_definition_stay_in_force() {
+    let mut source = Source::new(&[Kind::IpAddressPool]);
+    let pools = [pool("lb", "a", "10.0.0.0/24"), pool("lb", "b", "10.0.1.0/24")];
+    source.list(0, Kind::IpAddressPool, &pools);
+    let gone = pools.iter().map(|pool| deleted(Kind::IpAddressPool, pool)).collect();
+    let update = source.take_in(10, gone);
+    assert_eq!((update.world.pools.len(), reasons(&update)), (2, vec!["mass_removal"]));
+    let update = source.take_in(20_000, vec![News::NotServed { kind: Kind::IpAddressPool }]);
+    assert_eq!(update.world.pools.len(), 2, "nobody has confirmed that there are none");
+    assert!(reasons(&update).contains(&"source_unreadable") && !update.readable);
+    let update = source.list(30_000, Kind::IpAddressPool, &pools[..1]);
+    assert!(update.readable);
+    assert_eq!(update.world.pools.len(), 1, "the definition is back, and one pool with it");
+}
+
+#[test]
+fn a_deletion_event_removes_at_once() {
+    let mut source = Source::new(&[Kind::Service]);
+    source.list(0, Kind::Service, &services(5));
+    let update = source.take_in(10, vec![deleted(Kind::Service, &service("s1"))]);
+    assert_eq!(update.world.services.len(), 4);
+    assert!(update.diagnostics.is_empty());
+}
+
+#[test]
+fn an_absence_found_by_a_list_needs_a_second_one() {
+    let mut source = Source::new(&[Kind::Service]);
+    let all = services(5);
+    source.list(0, Kind::Service, &all);
+    assert_eq!(source.list(1000, Kind::Service, &all[1..]).world.services.len(), 5);
+    let confirmed = 1000 + millis(REMOVAL_DELAY);
+    assert_eq!(source.take_in(confirmed, Vec::new()).world.services.len(), 5, "time alone confirms nothing");
+    assert_eq!(source.list(confirmed - 1, Kind::Service, &all[1..]).world.services.len(), 5, "too early");
+    assert_eq!(source.list(confirmed, Kind::Service, &all[1..]).world.services.len(), 4);
+}
+
+#[test]
+fn what_a_second_list_finds_was_never_gone() {
+    let mut source = Source::new(&[Kind::Service]);
+    let all = services(5);
+    source.list(0, Kind::Service, &all);
+    source.list(1000, Kind::Service, &all[1..]);
+    source.list(2000, Kind::Service, &all);
+    assert_eq!(source.list(9000, Kind::Service, &all[1..]).world.services.len(), 5, "it is missed anew");
+}
+
+#[test]
+fn an_empty_list_alerts_and_has_to_be_confirmed_later() {
+    let mut source = Source::new(&[Kind::Service, Kind::Node]);
+    source.list(0, Kind::Node, &[]);
+    source.list(0, Kind::Service, &services(5));
+    let update = source.list(1000, Kind::Service, &[]);
+    assert_eq!((update.world.services.len(), reasons(&update)), (5, vec!["mass_removal"]));
+    let soon = 1000 + millis(REMOVAL_DELAY);
+    assert_eq!(source.list(soon, Kind::Service, &[]).world.services.len(), 5);
+    let late = 1000 + millis(MASS_REMOVAL_DELAY);
+    assert_eq!(source.list(late, Kind::Node, &[]).world.services.len(), 5, "another kind's list says nothing");
+    let update = source.list(late, Kind::Service, &[]);
+    assert!(update.world.services.is_empty() && update.diagnostics.is_empty());
+}
+
+#[test]
+fn deleting_more_than_half_one_by_one_waits_for_a_list() {
+    let mut source = Source::new(&[Kind::Service]);
+    let all = services(10);
+    source.list(0, Kind::Service, &all);
+    let mut left = 10;
+    for (n, service) in all.iter().enumerate() {
+        let update = source.take_in(1000 + n as u64, vec![deleted(Kind::Service, service)]);
+        left = update.world.services.len();
+    }
+    assert_eq!(left, 5, "as far as nobody would call it all at once");
+    assert!(source.gatherer.next_recheck_at(Duration::from_millis(1010)).is_some(), "a list is asked for");
+    assert_eq!(source.list(1020, Kind::Service, &[]).world.services.len(), 0, "and confirms at once what was told");
+}
+
+#[test]
+fn slow_deletions_are_no_mass() {
+    let mut source = Source::new(&[Kind::Service]);
+    let all = services(10);
+    source.list(0, Kind::Service, &all);
+    for (n, service) in all.iter().enumerate().take(8) {
+        let update = source.take_in(1000 + 3000 * n as u64, vec![deleted(Kind::Service, service)]);
+        assert_eq!(update.world.services.len(), 9 - n);
+    }
+}
+
+#[test]
+fn a_bad_object_keeps_its_last_good_version() {
+    let mut source = Source::new(&[Kind::Service]);
+    let (mut web, other) = (service("web"), service("other"));
+    source.list(0, Kind::Service, &[web.clone(), other]);
+    let before = source.gatherer.update(Instant::now()).world;
+    web["metadata"]["annotations"] = json!({"evenkeel.io/weights": "much"});
+    let update = source.take_in(10, vec![seen(Kind::Service, &web)]);
+    assert_eq!(update.world.services, before.services);
+    let [diagnostic] = &*update.diagnostics else { panic!("{:?}", update.diagnostics) };
+    assert_eq!((diagnostic.kind.as_str(), diagnostic.name.as_str()), ("Service", "shop/web"));
+    assert_eq!(diagnostic.field, "metadata.annotations[evenkeel.io/weights]");
+    assert_eq!(diagnostic.location.file.as_os_str(), "", "it is in no file");
+}
+
+#[test]
+fn configuration_elsewhere_is_refused_with_a_reason() {
+    let mut source = Source::new(&[Kind::IpAddressPool]);
+    let pools = [pool("lb", "a", "10.0.0.0/24"), pool("shop", "b", "10.0.1.0/24"), pool("shop", "c", "10.0.2.0/24")];
+    let update = source.list(0, Kind::IpAddressPool, &pools);
+    let plan = evenkeel_plan::plan(&update.world, &evenkeel_plan::Memory::default());
+    let found: Vec<String> = plan.diagnostics().map(|found| format!("{} {}", found.reason, found.name)).collect();
+    assert_eq!(found, ["outside_system_namespace shop/b", "outside_system_namespace shop/c"]);
+}
+
+#[test]
+fn a_source_that_fails_freezes_the_world_and_says_so_once() {
+    let mut source = Source::new(&[Kind::Service, Kind::Node]);
+    source.list(0, Kind::Node, &[]);
+    source.list(0, Kind::Service, &services(2));
+    let failed = |kind| News::Failed { kind, error: "refused".to_owned() };
+    let update = source.take_in(10, vec![failed(Kind::Service), failed(Kind::Node)]);
+    assert_eq!((update.world.services.len(), update.readable), (2, false));
+    assert_eq!(reasons(&update), ["source_unreadable"]);
+    assert!(update.diagnostics[0].message.contains("Service, Node"), "{}", update.diagnostics[0]);
+    let update = source.take_in(20, [Kind::Service, Kind::Node].map(|kind| News::Recovered { kind }).into());
+    assert!(update.readable && update.diagnostics.is_empty());
+}
