@@ -294,6 +294,7 @@ impl Difference {
             || !same(&before.pools, &now.pools)
             || !same(&before.namespaces, &now.namespaces)
             || before.load_balancer_class != now.load_balancer_class
+            || before.given_addresses != now.given_addresses
             || before.gaps != now.gaps;
         let election = allocation
             || !same(&before.nodes, &now.nodes)

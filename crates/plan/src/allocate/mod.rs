@@ -11,9 +11,12 @@
 //! 3. Services that hold nothing and ask for particular addresses or a particular pool are served,
 //! 4. then those that take anything.
 //!
+//! Where a controller allocates, its agents do none of this: they take what it gave ([`given`]).
+//!
 //! A change concerns the services that changed and those that wait for something better. All others have what they ask
 //! for, so every pass would leave them alone: they are not looked at.
 
+mod given;
 mod pools;
 mod request;
 mod sharing;
@@ -422,6 +425,9 @@ struct Passes<'a> {
 
 impl Passes<'_> {
     fn run(mut self, candidates: &mut [Candidate<'_>], held: &OrdMap<ObjectName, Arc<Holding>>) {
+        if self.world.given_addresses {
+            return given::take(&mut self, candidates, held);
+        }
         let of = |candidate: &Candidate<'_>| held.get(&candidate.service.name);
         for same_terms in [true, false] {
             for candidate in candidates.iter_mut() {

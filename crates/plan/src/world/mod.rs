@@ -203,6 +203,8 @@ pub struct World {
     pub load_balancer_class: Option<String>,
     /// A node's label `node.kubernetes.io/exclude-from-external-load-balancers` makes no difference.
     pub ignore_exclude_label: bool,
+    /// Services have the addresses their status says, which a controller writes; none is allocated here.
+    pub given_addresses: bool,
     /// The namespace in which configuration lives. `None`: the one in which most of it is.
     pub system_namespace: Option<String>,
     /// What could not be read: it may exist all the same, so nothing is concluded from its absence.
