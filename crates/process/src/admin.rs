@@ -22,7 +22,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     time::{sleep, timeout},
 };
 use tokio_util::{
@@ -140,48 +141,96 @@ impl Listener {
         F: Future<Output = Option<Answer>> + Send + 'static,
     {
         let Self { listener, file } = self;
-        let handler = Arc::new(handler);
+        let handler = Arc::new(move |path| {
+            let answer = handler(path);
+            async move { answer.await.map(|answer| (StatusCode::OK, answer)) }
+        });
         let connections = TaskTracker::new();
-        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
         let cut = CancellationToken::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = async {
-                    let slot = slots.clone().acquire_owned().await;
-                    listener.accept().await.map(|(stream, _)| (stream, slot))
-                } => accepted,
-            };
-            match accepted {
-                Ok((stream, slot)) => {
-                    let connection = serve_connection(stream, handler.clone(), shutdown.clone());
-                    let cut = cut.clone();
-                    connections.spawn(async move {
-                        let _slot = slot;
-                        cut.run_until_cancelled(connection).await;
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors: leave the processor to those who free some.
-                    warn!(%error, "admin socket: cannot accept");
-                    sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+        accept_all(&listener, handler, &connections, &cut, &shutdown).await;
         drop(file);
         drop(listener);
-        connections.close();
-        if timeout(GRACE, connections.wait()).await.is_err() {
-            cut.cancel();
-            connections.wait().await;
+        finish(&connections, &cut).await;
+    }
+}
+
+/// A socket that others connect to.
+pub(crate) trait Accept: Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Serves what is accepted until `shutdown`.
+pub(crate) async fn accept_all<H, F>(
+    listener: &impl Accept,
+    handler: Arc<H>,
+    connections: &TaskTracker,
+    cut: &CancellationToken,
+    shutdown: &CancellationToken,
+) where
+    H: Fn(String) -> F + Send + Sync + 'static,
+    F: Future<Output = Option<(StatusCode, Answer)>> + Send + 'static,
+{
+    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = async {
+                let slot = slots.clone().acquire_owned().await;
+                listener.next().await.map(|stream| (stream, slot))
+            } => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let connection = serve_connection(stream, handler.clone(), shutdown.clone());
+                let cut = cut.clone();
+                connections.spawn(async move {
+                    let _slot = slot;
+                    cut.run_until_cancelled(connection).await;
+                });
+            }
+            Err(error) => {
+                // Out of descriptors: leave the processor to those who free some.
+                warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }
 
-async fn serve_connection<H, F>(stream: UnixStream, handler: Arc<H>, shutdown: CancellationToken)
+/// Gives the answers under way [`GRACE`].
+pub(crate) async fn finish(connections: &TaskTracker, cut: &CancellationToken) {
+    connections.close();
+    if timeout(GRACE, connections.wait()).await.is_err() {
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn serve_connection<S, H, F>(stream: S, handler: Arc<H>, shutdown: CancellationToken)
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(String) -> F,
-    F: Future<Output = Option<Answer>>,
+    F: Future<Output = Option<(StatusCode, Answer)>>,
 {
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let handler = handler.clone();
@@ -190,8 +239,9 @@ where
                 return status(StatusCode::METHOD_NOT_ALLOWED);
             }
             match handler(request.uri().path().to_owned()).await {
-                Some(answer) => {
+                Some((status, answer)) => {
                     let mut response = Response::new(Full::from(answer.body));
+                    *response.status_mut() = status;
                     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
                     Ok(response)
                 }
@@ -213,7 +263,7 @@ where
         }
     };
     if let Err(error) = result {
-        debug!(%error, "admin connection");
+        debug!(%error, "connection");
     }
 }
 
