@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     // The binary.
     &["evenkeel"],
     // What a command line of the binary runs.
-    &["evenkeel-agent", "evenkeel-lab"],
+    &["evenkeel-agent", "evenkeel-controller", "evenkeel-lab"],
     // Drivers: they own sockets, files and clocks.
     &["evenkeel-loader", "evenkeel-probe", "evenkeel-process", "evenkeel-sources"],
     // Built before the loader is, and by it.

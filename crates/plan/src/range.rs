@@ -99,6 +99,31 @@ impl IpRange {
         self.first <= address && address <= self.last
     }
 
+    /// How many addresses it has; `u128::MAX` for all of IPv6.
+    pub(crate) fn len(&self) -> u128 {
+        let (first, last) = self.ends();
+        (last - first).saturating_add(1)
+    }
+
+    /// How many of them some networks take for broadcast or network addresses ([`is_buggy`]).
+    pub(crate) fn buggy(&self) -> u128 {
+        if self.family() == IpFamily::V6 {
+            return 0;
+        }
+        let (first, last) = self.ends();
+        // Below a bound, one of each 256 ends in .0 and one in .255.
+        let below = |bound: u128| bound.div_ceil(256) + bound / 256;
+        below(last + 1) - below(first)
+    }
+
+    fn ends(&self) -> (u128, u128) {
+        let number = |address| match address {
+            IpAddr::V4(v4) => u128::from(u32::from(v4)),
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        (number(self.first), number(self.last))
+    }
+
     /// Whether the two have an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last

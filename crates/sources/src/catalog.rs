@@ -182,8 +182,8 @@ impl Catalog {
 
     /// The API says that an object is deleted.
     pub fn delete_object(&mut self, path: &Path) {
-        let keys = self.files.get(path).into_iter().flat_map(|file| &file.parsed.documents);
-        self.told.extend(keys.map(|document| document.key.clone()));
+        let keys: Vec<ObjectKey> = self.keys_of(path).cloned().collect();
+        self.told.extend(keys);
         self.forget(path);
     }
 
@@ -265,6 +265,11 @@ impl Catalog {
     fn touch_live(&mut self, path: &Path) {
         let live = self.live.iter().filter(|(_, live)| *live.file == *path);
         self.touched.extend(live.map(|(key, _)| key.clone()));
+    }
+
+    /// The objects a file defines.
+    pub(crate) fn keys_of(&self, path: &Path) -> impl Iterator<Item = &ObjectKey> {
+        self.files.get(path).into_iter().flat_map(|file| &file.parsed.documents).map(|document| &document.key)
     }
 
     /// The files known.

@@ -20,6 +20,7 @@ use self::scan::{Scanned, Scanner};
 use self::writers::{PATIENCE, Writers};
 use crate::catalog::Catalog;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::kubernetes::Observed;
 pub use crate::update::Update;
 
 /// How often everything is looked at, whether or not inotify reported anything.
@@ -150,6 +151,7 @@ impl Watcher {
             world: Arc::clone(self.catalog.world()),
             diagnostics,
             whereabouts: self.catalog.whereabouts(),
+            observed: Observed::new(),
             readable: self.frozen.is_none(),
             changed_at,
         }

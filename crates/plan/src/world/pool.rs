@@ -1,7 +1,7 @@
 //! Address pools.
 
 use super::ObjectName;
-use crate::range::IpRange;
+use crate::range::{IpFamily, IpRange};
 use crate::selector::{LabelSelector, Labels};
 
 /// An IPAddressPool.
@@ -39,4 +39,13 @@ pub struct ServiceAllocation {
     pub namespace_selectors: Vec<LabelSelector>,
     /// Services by label; none: all.
     pub service_selectors: Vec<LabelSelector>,
+}
+
+impl IpAddressPool {
+    /// How many addresses of a family it hands out; `u128::MAX` for all there are.
+    pub fn size(&self, family: IpFamily) -> u128 {
+        let of_family = self.ranges.iter().filter(|range| range.family() == family);
+        let size = |range: &IpRange| range.len().saturating_sub(if self.avoid_buggy_ips { range.buggy() } else { 0 });
+        of_family.map(size).fold(0, u128::saturating_add)
+    }
 }

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
-use super::News;
 use super::backoff::{Backoff, random, shortened};
 use super::resource::Resource;
+use super::{News, Observation};
 use crate::manifest;
 
 /// How many objects are asked for at once.
@@ -38,6 +38,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 pub(super) struct Follower {
     client: Client,
     resource: Resource,
+    observe: bool,
     relist: Arc<Notify>,
     started: Instant,
     news: mpsc::Sender<News>,
@@ -91,12 +92,13 @@ impl Follower {
     pub(super) fn new(
         client: Client,
         resource: Resource,
+        observe: bool,
         relist: Arc<Notify>,
         started: Instant,
         news: mpsc::Sender<News>,
     ) -> Self {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        Self { client, resource, relist, started, news, streams: true, backoff, failing: false }
+        Self { client, resource, observe, relist, started, news, streams: true, backoff, failing: false }
     }
 
     /// Follow the kind until nobody wants to know any more.
@@ -254,7 +256,8 @@ impl Follower {
         }
         let noticed = Instant::now();
         let parsed = Box::new(manifest::of_api(self.resource.kind, object));
-        self.send(News::Object { path, parsed, noticed }).await
+        let seen = if self.observe { Observation::of(self.resource.kind, object).map(Box::new) } else { None };
+        self.send(News::Object { path, parsed, seen, noticed }).await
     }
 
     async fn listed(&mut self, listing: Listing) -> Result<(), Interrupted> {

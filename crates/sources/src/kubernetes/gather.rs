@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use evenkeel_plan::world::Kind;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{News, Options};
+use super::{News, Observation, Observed, Options};
 use crate::catalog::{Catalog, Looked};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::manifest::Parsed;
 use crate::update::Update;
 
 /// Most news taken in before the World is made anew.
@@ -22,6 +23,7 @@ pub(super) struct Gatherer {
     started: Instant,
     kinds: BTreeMap<Kind, Followed>,
     diagnostics: Vec<Diagnostic>,
+    observed: Observed,
     readable: bool,
 }
 
@@ -40,7 +42,14 @@ struct Followed {
 impl Gatherer {
     pub(super) fn new(options: &Options, started: Instant) -> Self {
         let catalog = Catalog::of_api(&options.namespace);
-        Self { catalog, started, kinds: BTreeMap::new(), diagnostics: Vec::new(), readable: false }
+        Self {
+            catalog,
+            started,
+            kinds: BTreeMap::new(),
+            diagnostics: Vec::new(),
+            observed: Observed::new(),
+            readable: false,
+        }
     }
 
     /// A kind is followed from now on; `relist` has it listed.
@@ -71,8 +80,14 @@ impl Gatherer {
         let mut changed = false;
         for news in news {
             match news {
-                News::Object { path, parsed, .. } => self.catalog.set_object(&path, *parsed),
-                News::Deleted { path, .. } => self.catalog.delete_object(&path),
+                News::Object { path, parsed, seen, .. } => {
+                    changed |= self.observe(&parsed, seen);
+                    self.catalog.set_object(&path, *parsed);
+                }
+                News::Deleted { path, .. } => {
+                    changed |= self.forget_observed(&path);
+                    self.catalog.delete_object(&path);
+                }
                 News::Listed { kind, paths, began } => changed |= self.listed(kind, &paths, began, now),
                 News::NotServed { kind } => self.not_served(kind),
                 News::Failed { kind, error } => {
@@ -88,12 +103,32 @@ impl Gatherer {
             }
         }
         changed |= self.settle(Looked::AtNothing, now);
+        changed &= self.is_complete();
         let readable = self.is_complete() && self.kinds.values().all(|followed| followed.failure.is_none());
         let diagnostics = self.collect_diagnostics();
         changed |= readable != self.readable || diagnostics != self.diagnostics;
         self.readable = readable;
         self.diagnostics = diagnostics;
         changed
+    }
+
+    /// Note what was seen of an object. Returns whether it is news.
+    fn observe(&mut self, parsed: &Parsed, seen: Option<Box<Observation>>) -> bool {
+        let Some(key) = parsed.documents.first().map(|document| &document.key) else { return false };
+        match seen {
+            Some(seen) if self.observed.get(key).is_some_and(|known| **known == *seen) => false,
+            Some(seen) => {
+                self.observed.insert(key.clone(), Arc::from(seen));
+                true
+            }
+            None => self.observed.remove(key).is_some(),
+        }
+    }
+
+    /// Forget what was seen of an object that the API has no more. Returns whether anything was.
+    fn forget_observed(&mut self, path: &Path) -> bool {
+        let keys: Vec<_> = self.catalog.keys_of(path).cloned().collect();
+        keys.iter().filter(|key| self.observed.remove(*key).is_some()).count() > 0
     }
 
     /// Whether it is known of every kind which objects there are.
@@ -110,6 +145,7 @@ impl Gatherer {
         let of_kind = Path::new(kind.as_str());
         let gone = self.catalog.files().filter(|path| path.starts_with(of_kind) && !paths.contains(*path));
         for path in gone.map(Path::to_owned).collect::<Vec<_>>() {
+            self.forget_observed(&path);
             self.catalog.remove_file(&path);
         }
         if let Some(followed) = self.kinds.get_mut(&kind) {
@@ -171,6 +207,7 @@ impl Gatherer {
             world: Arc::clone(self.catalog.world()),
             diagnostics: self.diagnostics.as_slice().into(),
             whereabouts: self.catalog.whereabouts(),
+            observed: self.observed.clone(),
             readable: self.readable,
             changed_at,
         }

@@ -10,6 +10,7 @@
 mod backoff;
 mod follow;
 mod gather;
+mod observe;
 mod resource;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::follow::Follower;
 use self::gather::Gatherer;
+pub use self::observe::{LoadBalancerClass, Observation, Observed};
 use crate::manifest::Parsed;
 use crate::update::Update;
 
@@ -35,18 +37,22 @@ pub struct Options {
     pub namespace: String,
     /// The kinds that are read; all others stay empty.
     pub kinds: BTreeSet<Kind>,
+    /// What a controller writes to is told as well ([`Update::observed`]).
+    pub observe: bool,
 }
 
 impl Options {
     /// All kinds there are in an API.
     pub fn new(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), kinds: resource::KINDS.into_iter().collect() }
+        Self { namespace: namespace.into(), kinds: resource::KINDS.into_iter().collect(), observe: false }
     }
 
-    /// Without the endpoints of services, which are most of what there is.
+    /// As a controller needs it: without the endpoints of services, which are most of what there is, and with what it
+    /// writes to.
     #[must_use]
-    pub fn without_endpoints(mut self) -> Self {
+    pub fn for_controller(mut self) -> Self {
         self.kinds.remove(&Kind::EndpointSlice);
+        self.observe = true;
         self
     }
 }
@@ -63,7 +69,7 @@ pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> 
         let relist = Arc::new(Notify::new());
         gatherer.add(kind, Arc::clone(&relist));
         let resource = resource::Resource::of(kind, &options.namespace);
-        let follower = Follower::new(client.clone(), resource, relist, started, news.clone());
+        let follower = Follower::new(client.clone(), resource, options.observe, relist, started, news.clone());
         tokio::spawn(follower.run());
     }
     tokio::spawn(gatherer.run(incoming, sender));
@@ -74,7 +80,7 @@ pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> 
 #[derive(Debug)]
 enum News {
     /// An object is this version.
-    Object { path: PathBuf, parsed: Box<Parsed>, noticed: Instant },
+    Object { path: PathBuf, parsed: Box<Parsed>, seen: Option<Box<Observation>>, noticed: Instant },
     /// An object was deleted.
     Deleted { path: PathBuf, noticed: Instant },
     /// These are all objects of a kind there were, some time after `began`, since the source started.

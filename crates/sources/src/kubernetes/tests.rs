@@ -14,7 +14,7 @@ struct Source {
 
 impl Source {
     fn new(kinds: &[Kind]) -> Self {
-        let options = Options { namespace: "lb".to_owned(), kinds: kinds.iter().copied().collect() };
+        let options = Options { namespace: "lb".to_owned(), kinds: kinds.iter().copied().collect(), observe: true };
         let mut gatherer = Gatherer::new(&options, Instant::now());
         for kind in kinds {
             gatherer.add(*kind, Arc::default());
@@ -40,7 +40,8 @@ impl Source {
 
 fn seen(kind: Kind, object: &Value) -> News {
     let path = Resource::of(kind, "lb").path_of(object).unwrap();
-    News::Object { path, parsed: Box::new(manifest::of_api(kind, object)), noticed: Instant::now() }
+    let seen = Observation::of(kind, object).map(Box::new);
+    News::Object { path, parsed: Box::new(manifest::of_api(kind, object)), seen, noticed: Instant::now() }
 }
 
 fn deleted(kind: Kind, object: &Value) -> News {
@@ -166,6 +167,20 @@ fn deleting_more_than_half_one_by_one_waits_for_a_list() {
     assert_eq!(left, 5, "as far as nobody would call it all at once");
     assert!(source.gatherer.next_recheck_at(Duration::from_millis(1010)).is_some(), "a list is asked for");
     assert_eq!(source.list(1020, Kind::Service, &[]).world.services.len(), 0, "and confirms at once what was told");
+}
+
+#[test]
+fn what_is_observed_goes_with_the_object() {
+    let mut source = Source::new(&[Kind::Service]);
+    let all = services(3);
+    let update = source.list(0, Kind::Service, &all);
+    assert_eq!(update.observed.len(), 3);
+    let mut changed = all[0].clone();
+    changed["metadata"]["resourceVersion"] = json!("2");
+    let update = source.take_in(10, vec![seen(Kind::Service, &changed)]);
+    assert_eq!(update.observed.values().filter(|seen| seen.version == "2").count(), 1, "though the World is the same");
+    let update = source.take_in(20, vec![deleted(Kind::Service, &all[0])]);
+    assert_eq!(update.observed.len(), 2);
 }
 
 #[test]

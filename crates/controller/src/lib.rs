@@ -1,0 +1,3 @@
+//! The cluster's drivers.
+pub mod election;
+pub mod reconcile;
