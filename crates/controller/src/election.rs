@@ -29,7 +29,26 @@ impl Default for Times {
     }
 }
 
+/// Times that would let two lead, or nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the lease has to last longer than the renew deadline, and that longer than the retry period, by a second each"
+)]
+pub struct TimesError;
+
 impl Times {
+    /// Whether they leave room for a request, and for a renewal.
+    ///
+    /// # Errors
+    /// [`TimesError`].
+    pub fn check(&self) -> Result<(), TimesError> {
+        let second = Duration::from_secs(1);
+        let fits = self.renew_deadline + second <= self.lease_duration
+            && self.retry_period + second <= self.renew_deadline
+            && !self.retry_period.is_zero();
+        if fits { Ok(()) } else { Err(TimesError) }
+    }
+
     /// How long a request may take at most.
     pub fn request_timeout(&self) -> Duration {
         self.lease_duration.saturating_sub(self.renew_deadline).mul_f64(0.8)

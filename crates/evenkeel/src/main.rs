@@ -18,6 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Crds(command::crds::Args),
+    Controller(command::controller::Args),
     Demo(command::demo::Args),
     Mode(command::mode::Args),
     Plan(command::plan::Args),
@@ -30,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Crds(args) => command::crds::run(&args),
+        Command::Controller(args) => command::controller::run(&args),
         Command::Demo(args) => command::demo::run(&args),
         Command::Mode(args) => command::mode::run(&args),
         Command::Plan(args) => command::plan::run(&args),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Waits that double, each shortened by up to half at random so that many who failed together do not return together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     first: Duration,
     most: Duration,
     next: Duration,
@@ -13,32 +13,32 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// From `first` to `most`.
-    pub(super) fn new(first: Duration, most: Duration) -> Self {
+    pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
     /// How long to wait now; `random` is any number.
-    pub(super) fn wait(&mut self, random: u64) -> Duration {
+    pub fn wait(&mut self, random: u64) -> Duration {
         let wait = self.next;
         self.next = wait.saturating_mul(2).min(self.most);
         shortened(wait, random)
     }
 
     /// It went well.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
 /// A time between half of this and all of it.
-pub(super) fn shortened(time: Duration, random: u64) -> Duration {
+pub fn shortened(time: Duration, random: u64) -> Duration {
     const STEPS: u32 = 1024;
     let step = u32::try_from(random % u64::from(STEPS)).unwrap_or_default();
     time - time / 2 * step / STEPS
 }
 
 /// A number nobody can tell in advance; the standard library seeds its hash maps with such.
-pub(super) fn random() -> u64 {
+pub fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 

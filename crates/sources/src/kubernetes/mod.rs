@@ -7,7 +7,7 @@
 //! one task a kind: follow (list, watch, backoff) ──news──> gather (catalog, what is confirmed) ──> Update
 //! ```
 
-mod backoff;
+pub mod backoff;
 mod follow;
 mod gather;
 mod observe;
