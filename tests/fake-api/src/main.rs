@@ -18,6 +18,9 @@ struct Arguments {
     /// Enforce RBAC.
     #[arg(long)]
     rbac: bool,
+    /// Speak TLS, with a certificate of an authority the kubeconfig names.
+    #[arg(long)]
+    tls: bool,
 }
 
 #[tokio::main]
@@ -27,7 +30,7 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
-    let options = Options { rbac: arguments.rbac, ..Options::default() };
+    let options = Options { rbac: arguments.rbac, tls: arguments.tls, ..Options::default() };
     let api = FakeApi::start(arguments.listen, options).await?;
     // Whoever waits for the file finds it whole.
     let part = arguments.kubeconfig.with_extension("part");

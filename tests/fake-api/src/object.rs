@@ -112,7 +112,7 @@ pub(crate) fn suffix() -> String {
     let mut bits = random();
     (0..5)
         .filter_map(|_| {
-            let letter = LETTERS.get((bits % LETTERS.len() as u64) as usize);
+            let letter = usize::try_from(bits % LETTERS.len() as u64).ok().and_then(|place| LETTERS.get(place));
             bits /= LETTERS.len() as u64;
             letter.map(|letter| char::from(*letter))
         })

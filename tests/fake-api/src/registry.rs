@@ -20,6 +20,12 @@ pub(crate) fn definitions() -> &'static Definitions {
     &DEFINITIONS
 }
 
+/// The schema of every kind's `metadata`.
+static METADATA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+    let reference = serde_json::json!({"$ref": "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"});
+    Arc::new(Schema::compile(&reference, definitions()).unwrap_or_else(|why| unreachable!("ObjectMeta: {why}")))
+});
+
 /// A column of `kubectl get`.
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
@@ -65,7 +71,6 @@ pub struct Resource {
     pub(crate) stored_as: String,
     /// The definition or CRD schema, for the OpenAPI documents.
     pub(crate) open_api: Value,
-    pub(crate) storage: bool,
 }
 
 impl Resource {
@@ -193,7 +198,6 @@ fn built_in(row: &Row) -> Result<Resource, String> {
         table: table.into(),
         stored_as,
         open_api: source.clone(),
-        storage: true,
     })
 }
 
@@ -229,10 +233,6 @@ impl Registry {
     /// Groups with their versions, the preferred one first.
     pub(crate) fn groups(&self) -> &BTreeMap<String, Vec<String>> {
         &self.preferred
-    }
-
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
     }
 
     pub(crate) fn of(&self, group: &str, version: &str) -> Vec<&Arc<Resource>> {
@@ -296,7 +296,9 @@ pub(crate) fn custom(crd: &Value) -> Result<Vec<Resource>, String> {
     for version in versions.iter().filter(|one| one.get("served").and_then(Value::as_bool) == Some(true)) {
         let name = text(version, &["name"]);
         let source = at(version, &["schema", "openAPIV3Schema"]).cloned().unwrap_or_default();
-        let schema = Schema::compile(&source, &Definitions::new()).map_err(|why| format!("version {name}: {why}"))?;
+        let mut schema =
+            Schema::compile(&source, &Definitions::new()).map_err(|why| format!("version {name}: {why}"))?;
+        schema.properties.insert("metadata".to_owned(), METADATA.clone());
         let columns = version
             .get("additionalPrinterColumns")
             .and_then(Value::as_array)
@@ -342,7 +344,6 @@ pub(crate) fn custom(crd: &Value) -> Result<Vec<Resource>, String> {
             table: format!("{group}/{plural}").into(),
             stored_as: group_version(group, text(storage, &["name"])),
             open_api: source,
-            storage: std::ptr::eq(version, storage),
         });
     }
     Ok(resources)

@@ -40,16 +40,15 @@ pub(crate) enum Type {
 #[derive(Clone, Debug)]
 pub(crate) struct Schema {
     pub(crate) kind: Type,
-    pub(crate) properties: BTreeMap<String, Arc<Schema>>,
+    pub(crate) properties: BTreeMap<String, Arc<Self>>,
     /// The schema of a map's values.
-    pub(crate) values: Option<Arc<Schema>>,
-    pub(crate) items: Option<Arc<Schema>>,
+    pub(crate) values: Option<Arc<Self>>,
+    pub(crate) items: Option<Arc<Self>>,
     pub(crate) list: ListType,
     pub(crate) atomic: bool,
     /// `patchMergeKey` and `patchStrategy: merge`: what a strategic merge patch does with this list.
     pub(crate) merge_key: Option<String>,
     pub(crate) merge: bool,
-    pub(crate) retain_keys: bool,
     pub(crate) preserve: bool,
     pub(crate) embedded: bool,
     nullable: bool,
@@ -70,10 +69,10 @@ pub(crate) struct Schema {
     min_properties: Option<u64>,
     max_properties: Option<u64>,
     unique_items: bool,
-    all_of: Vec<Arc<Schema>>,
-    any_of: Vec<Arc<Schema>>,
-    one_of: Vec<Arc<Schema>>,
-    not: Option<Arc<Schema>>,
+    all_of: Vec<Arc<Self>>,
+    any_of: Vec<Arc<Self>>,
+    one_of: Vec<Arc<Self>>,
+    not: Option<Arc<Self>>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -97,6 +96,9 @@ impl Schema {
         if let Some(name) = source.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
             if name.ends_with(RECURSIVE) {
                 return Ok(Self { kind: Type::Object, atomic: false, ..Self::any() });
+            }
+            if name.ends_with("FieldsV1") || name.ends_with("RawExtension") {
+                return Ok(Self { kind: Type::Object, ..Self::any() });
             }
             let target = definitions.get(name).ok_or_else(|| format!("no definition of {name}"))?;
             // What stands beside the reference (defaults, list types) wins.
@@ -174,7 +176,6 @@ impl Schema {
             atomic: text("x-kubernetes-map-type") == Some("atomic"),
             merge_key,
             merge: strategy.split(',').any(|one| one == "merge"),
-            retain_keys: strategy.split(',').any(|one| one == "retainKeys"),
             preserve,
             embedded: flag("x-kubernetes-embedded-resource"),
             nullable: flag("nullable"),

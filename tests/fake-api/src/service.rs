@@ -137,11 +137,11 @@ impl Allocator {
         let headless = ips.first().is_some_and(|ip| ip == "None");
         let selectorless =
             at(service, &["spec", "selector"]).and_then(Value::as_object).is_none_or(|map| map.is_empty());
+        // What it points to is not known, nor so the families of it.
+        let free = headless && selectorless;
         let mut policy = text(service, &["spec", "ipFamilyPolicy"]).to_owned();
         if policy.is_empty() {
-            policy = if headless && selectorless && given.is_empty() {
-                "RequireDualStack"
-            } else if ips.len() > 1 || given.len() > 1 {
+            policy = if (free && given.is_empty()) || ips.len() > 1 || given.len() > 1 {
                 "RequireDualStack"
             } else {
                 "SingleStack"
@@ -163,7 +163,7 @@ impl Allocator {
             wanted.extend(served.first().map(|family| (*family).to_owned()));
         }
         for (index, family) in wanted.iter().enumerate() {
-            if !served.contains(&family.as_str()) && !(headless && selectorless) {
+            if !served.contains(&family.as_str()) && !free {
                 causes.push(Cause::invalid(
                     format!("spec.ipFamilies[{index}]"),
                     &Value::String(family.clone()),
@@ -172,7 +172,7 @@ impl Allocator {
                 return;
             }
         }
-        if policy == "RequireDualStack" && served.len() < 2 && !(headless && selectorless) {
+        if policy == "RequireDualStack" && served.len() < 2 && !free {
             causes.push(Cause::invalid(
                 "spec.ipFamilyPolicy",
                 &Value::String(policy),
@@ -182,7 +182,7 @@ impl Allocator {
         }
         if policy == "SingleStack" {
             wanted.truncate(1);
-        } else if headless && selectorless {
+        } else if free {
             wanted.extend(
                 ["IPv4", "IPv6"]
                     .iter()

@@ -169,6 +169,8 @@ pub(crate) struct Store {
     keep: usize,
     /// Writes by table.
     writes: BTreeMap<String, u64>,
+    /// The newest revision whose history was forgotten, for tables still to come.
+    compacted: u64,
 }
 
 impl Store {
@@ -179,6 +181,7 @@ impl Store {
             dependents: HashMap::new(),
             keep,
             writes: BTreeMap::new(),
+            compacted: 0,
         }
     }
 
@@ -198,9 +201,10 @@ impl Store {
     }
 
     fn table(&mut self, name: &Arc<str>) -> &mut Table {
-        self.tables.entry(name.clone()).or_insert_with(|| Table {
-            objects: OrdMap::new(),
-            topic: Arc::new(Topic { log: Mutex::default(), changed: watch::Sender::new(0) }),
+        let compacted = self.compacted;
+        self.tables.entry(name.clone()).or_insert_with(|| {
+            let log = Mutex::new(Log { compacted, ..Log::default() });
+            Table { objects: OrdMap::new(), topic: Arc::new(Topic { log, changed: watch::Sender::new(0) }) }
         })
     }
 
@@ -295,6 +299,7 @@ impl Store {
     /// Forgets the history of all kinds, as etcd's compaction does.
     pub(crate) fn compact(&mut self) {
         let revision = self.revision();
+        self.compacted = revision;
         for table in self.tables.values() {
             table.topic.compact(revision);
         }

@@ -316,9 +316,13 @@ impl Call {
             return Ok(crate::server::present(&resource, &new));
         }
         let uid = meta(old, "uid").to_owned();
-        let stored = self.server.state().commit(&resource, self.key(&name), new, Some(live))?;
-        let gone = deleting(&stored.value) && finalizers(&stored.value).is_empty();
-        if gone && self.server.state().store.get(&resource.table, &self.key(&name)).is_none() {
+        let (stored, gone) = {
+            let mut state = self.server.state();
+            let stored = state.commit(&resource, self.key(&name), new, Some(live))?;
+            // The last finalizer may have gone, and the object with it.
+            (stored, state.store.get(&resource.table, &self.key(&name)).is_none())
+        };
+        if gone {
             crate::collect::after_removal(&self.server, &resource, &uid, &self.namespace);
         }
         Ok(self.server.present(&resource, &stored))
