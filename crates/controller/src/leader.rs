@@ -92,7 +92,7 @@ enum Sent {
     /// The API has moved on from this version, by our write or another's: what it has come to decides.
     Past(String),
     /// Nobody else writes there, or it made no difference to the API: the same again is of no use.
-    Last(Write),
+    Last(Box<Write>),
     /// It failed, and is tried again then.
     Again(Instant),
 }
@@ -240,7 +240,7 @@ impl Leader {
                 self.sent.remove(&target);
                 continue;
             };
-            if matches!(self.sent.get(&target), Some(Sent::Last(last)) if *last == write) {
+            if matches!(self.sent.get(&target), Some(Sent::Last(last)) if **last == write) {
                 continue;
             }
             self.sent.insert(target.clone(), Sent::UnderWay);
@@ -265,7 +265,7 @@ impl Leader {
                     self.tell(write);
                 }
                 let moved_on = version != basis && target != Target::Configuration;
-                self.sent.insert(target.clone(), if moved_on { Sent::Past(basis) } else { Sent::Last(write) });
+                self.sent.insert(target.clone(), if moved_on { Sent::Past(basis) } else { Sent::Last(write.into()) });
                 self.dirty.insert(target);
                 "written"
             }
@@ -276,7 +276,7 @@ impl Leader {
                 "conflict"
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.sent.insert(target, Sent::Last(write));
+                self.sent.insert(target, Sent::Last(write.into()));
                 "gone"
             }
             Err(error) => {

@@ -24,6 +24,7 @@ use std::time::Instant;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::election::{Elector, Times};
 use self::leader::Leader;
@@ -75,7 +76,8 @@ pub async fn run(
     let listener = evenkeel_process::http::bind(config.listen).await.map_err(failed)?;
     listening(listener.local_addr().map_err(failed)?);
     let vitals = Arc::new(Vitals::new(Metrics::default()));
-    let http = tokio::spawn(evenkeel_process::http::serve(listener, Arc::clone(&vitals), shutdown.clone()));
+    let http = evenkeel_process::http::serve(listener, Arc::clone(&vitals), shutdown.clone());
+    let http = AbortOnDropHandle::new(tokio::spawn(http));
 
     let elector = Elector::new(config.identity.clone(), config.times);
     let (told, permit) = watch::channel(None);
@@ -88,7 +90,7 @@ pub async fn run(
         told,
         vitals: Arc::clone(&vitals),
     };
-    let campaign = tokio::spawn(campaign.run(resigned.clone()));
+    let campaign = AbortOnDropHandle::new(tokio::spawn(campaign.run(resigned.clone())));
     while lease::permitted(&permit, &shutdown).await {
         tracing::info!(identity = config.identity, "leading");
         Leader::new(&config, client.clone(), permit.clone(), Arc::clone(&vitals)).lead(&shutdown).await;

@@ -66,7 +66,7 @@ impl evenkeel_process::http::Vitals for Vitals {
 
     fn ready(&self) -> Result<(), String> {
         let state = self.state();
-        if !state.looked.is_some_and(|looked| looked.elapsed() < STALE) {
+        if state.looked.is_none_or(|looked| looked.elapsed() >= STALE) {
             return Err("the lease cannot be read".to_owned());
         }
         match &state.waits {
