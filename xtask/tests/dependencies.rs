@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     // What becomes of decisions in time: no IO.
     &["evenkeel-health"],
     // Decisions and protocol cores: no IO.
-    &["evenkeel-frames", "evenkeel-maps", "evenkeel-neighbor", "evenkeel-plan"],
+    &["evenkeel-frames", "evenkeel-maps", "evenkeel-neighbor", "evenkeel-ownership", "evenkeel-plan"],
     // Schemas, and messages of protocols that manifests speak of: no crate of ours.
     &["evenkeel-crds", "evenkeel-dns"],
 ];
@@ -89,7 +89,14 @@ fn decisions_and_protocol_cores_reach_no_driver() {
         .collect();
     let names: BTreeMap<&str, String> =
         packages.iter().map(|package| (package["id"].as_str().unwrap(), name(package))).collect();
-    for pure in ["evenkeel-dns", "evenkeel-frames", "evenkeel-health", "evenkeel-neighbor", "evenkeel-plan"] {
+    for pure in [
+        "evenkeel-dns",
+        "evenkeel-frames",
+        "evenkeel-health",
+        "evenkeel-neighbor",
+        "evenkeel-ownership",
+        "evenkeel-plan",
+    ] {
         let start = packages.iter().find(|package| name(package) == pure).unwrap()["id"].as_str().unwrap();
         let mut reached = BTreeSet::new();
         let mut todo = vec![start];

@@ -13,7 +13,9 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::endpoints;
 use crate::range::IpFamily;
 use crate::selector::{self, LabelSelector};
-use crate::world::{EndpointSlice, IpAddressPool, Kind, L2Advertisement, Node, Service, TrafficPolicy, World};
+use crate::world::{
+    AgentState, EndpointSlice, IpAddressPool, Kind, L2Advertisement, Node, Service, TrafficPolicy, World,
+};
 
 /// The label that keeps a node from announcing, whatever its value.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -78,10 +80,16 @@ pub enum ExclusionReason {
     NoSession,
     /// BGP: it has, but none of these sessions carries the address's family.
     FamilyNotCarried,
+    /// The node's data path does not answer: it was declared dead.
+    NotAnswering,
+    /// The node's agent gives its addresses away.
+    Leaving,
     /// No endpoint is ready or serving, on any node.
     NoEndpoints,
     /// Under externalTrafficPolicy Local: no endpoint on this node is ready or serving.
     NoLocalEndpoint,
+    /// The node could, but no agent attends to it. One that announces already goes on.
+    NoAgent,
     /// The node could, but another one does.
     NotElected,
 }
@@ -95,8 +103,11 @@ impl fmt::Display for ExclusionReason {
             Self::NodeNotSelected => "node_not_selected",
             Self::NoSession => "no_session",
             Self::FamilyNotCarried => "family_not_carried",
+            Self::NotAnswering => "not_answering",
+            Self::Leaving => "leaving",
             Self::NoEndpoints => "no_endpoints",
             Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::NoAgent => "no_agent",
             Self::NotElected => "not_elected",
         })
     }
@@ -114,6 +125,8 @@ struct Voter {
     name: Arc<str>,
     /// Why the node announces nothing at all.
     objection: Option<ExclusionReason>,
+    /// An agent attends to it, so that it can begin to announce.
+    attended: bool,
 }
 
 /// An advertisement with what it makes of each node.
@@ -133,7 +146,19 @@ pub(crate) struct Sharer<'w> {
 impl Electorate {
     /// The nodes and advertisements of a World.
     pub(crate) fn new(world: &World) -> Self {
-        let voter = |node: &Arc<Node>| Voter { name: node.name.as_str().into(), objection: objection(node, world) };
+        let voter = |node: &Arc<Node>| {
+            let agent = agent(node, world);
+            let gone = match agent {
+                Some(AgentState::Dead) => Some(ExclusionReason::NotAnswering),
+                Some(AgentState::Leaving) => Some(ExclusionReason::Leaving),
+                Some(AgentState::Attended | AgentState::Silent) | None => None,
+            };
+            Voter {
+                name: node.name.as_str().into(),
+                objection: objection(node, world).or(gone),
+                attended: agent == Some(AgentState::Attended),
+            }
+        };
         let advertised = |advertisement: &Arc<L2Advertisement>| Advertised {
             weights: world.nodes.values().map(|node| weight(advertisement, node)).collect(),
             advertisement: Arc::clone(advertisement),
@@ -169,9 +194,14 @@ impl Electorate {
         }
         let name = |n: &usize| self.nodes.get(*n).map(|node| &node.name);
         let present = able.iter().copied().find(|n| name(n).map(|name| &**name) == owner);
-        let elected = present.or_else(|| able.iter().copied().min_by_key(|n| self.rank(*n, &covers, anchor)));
-        let losers = able.iter().filter(|n| Some(**n) != elected).filter_map(name);
-        excluded.extend(losers.map(|node| Exclusion { node: Arc::clone(node), reason: ExclusionReason::NotElected }));
+        let attended = |n: &usize| self.nodes.get(*n).is_some_and(|node| node.attended);
+        let first = || able.iter().copied().filter(attended).min_by_key(|n| self.rank(*n, &covers, anchor));
+        let elected = present.or_else(first);
+        let losers = able.iter().filter(|n| Some(**n) != elected).filter_map(|n| Some((n, name(n)?)));
+        excluded.extend(losers.map(|(n, node)| {
+            let reason = if attended(n) { ExclusionReason::NotElected } else { ExclusionReason::NoAgent };
+            Exclusion { node: Arc::clone(node), reason }
+        }));
         excluded.sort_by(|a, b| a.node.cmp(&b.node));
         Announcement {
             address,
@@ -305,6 +335,14 @@ pub(crate) fn objection(node: &Node, world: &World) -> Option<ExclusionReason> {
         Some(ExclusionReason::ExcludedByLabel)
     } else {
         None
+    }
+}
+
+/// What is known of a node's agent. Without a cluster all nodes have one; in a cluster those may have none.
+fn agent(node: &Node, world: &World) -> Option<AgentState> {
+    match &world.cluster {
+        None => Some(AgentState::Attended),
+        Some(cluster) => cluster.agents.get(node.name.as_str()).copied(),
     }
 }
 

@@ -156,6 +156,15 @@ impl Planner {
             addresses.extend(self.plan.announcements.keys().map(|(address, _)| *address));
             addresses.extend(self.plan.memory.owners.keys());
         }
+        if let Some(cluster) = &world.cluster {
+            // The records say who owns what, and nothing else does.
+            let changed = self.plan.memory.owners.diff(&cluster.owners).map(|item| match item {
+                DiffItem::Add(address, _) | DiffItem::Remove(address, _) => *address,
+                DiffItem::Update { new: (address, _), .. } => *address,
+            });
+            addresses.extend(changed);
+            self.plan.memory.owners = cluster.owners.clone();
+        }
         for address in addresses {
             self.elect(world, address);
         }
@@ -249,7 +258,7 @@ impl Planner {
         let Some(first) = sharers.first() else {
             self.plan.announcements.remove(&key);
             self.plan.bgp.announce(address, None, &mut self.conflicts);
-            if !world.gaps.services {
+            if !world.gaps.services && world.cluster.is_none() {
                 self.plan.memory.owners.remove(&address);
             }
             return;
@@ -273,7 +282,9 @@ impl Planner {
         let owner = self.plan.memory.owners.get(&address).map(|owner| &**owner);
         let announcement = self.electorate.elect(address, anchor, pool, &sharers, owner);
         // While nobody can announce, the last owner is remembered.
-        if let Some(elected) = announcement.nodes.first().filter(|elected| Some(&***elected) != owner) {
+        if let Some(elected) = announcement.nodes.first().filter(|elected| Some(&***elected) != owner)
+            && world.cluster.is_none()
+        {
             self.plan.memory.owners.insert(address, Arc::clone(elected));
         }
         if self.plan.announcements.get(&key).is_none_or(|known| **known != announcement) {
@@ -302,6 +313,8 @@ impl Difference {
             || !same(&before.bgp_advertisements, &now.bgp_advertisements)
             || !same(&before.bgp_peers, &now.bgp_peers)
             || !same(&before.communities, &now.communities)
+            || before.cluster.as_ref().map(|cluster| &cluster.agents)
+                != now.cluster.as_ref().map(|cluster| &cluster.agents)
             || before.ignore_exclude_label != now.ignore_exclude_label;
         let sessions = bgp::is_used(now)
             && (!same(&before.bfd_profiles, &now.bfd_profiles) || !same(&before.secrets, &now.secrets));

@@ -4,8 +4,8 @@ use super::*;
 use crate::memory::Memory;
 use crate::selector::LabelSelector;
 use crate::world::testing::{address, advertisement, edit, edit_all, endpoint, labels, pool, service, slice, world};
-use crate::world::{Endpoint, ObjectName, PreferredNode};
-use crate::{Plan, plan};
+use crate::world::{AgentState, Cluster, Endpoint, ObjectName, PreferredNode};
+use crate::{Plan, Planner, plan};
 
 /// `default/web` at 10.0.0.1 with a ready endpoint on each of nodes a, b and c, advertised from everywhere.
 fn web() -> World {
@@ -245,4 +245,63 @@ fn services_that_share_an_address_have_one_announcer() {
     let announcement = decide(&world);
     assert_eq!(by(&announcement), ["node-b"], "tls has no endpoint, but web has");
     assert_eq!(reasons(&announcement), ["node-a not_elected", "node-c not_elected"]);
+}
+
+/// [`web`] with what its nodes know of each other.
+fn cluster(owner: Option<&str>, agents: &[(&str, AgentState)]) -> World {
+    let owners = owner.map(|owner| (address("10.0.0.1"), Arc::from(owner)));
+    let agents = agents.iter().map(|(node, state)| (Arc::from(*node), *state));
+    World { cluster: Some(Cluster { owners: owners.into_iter().collect(), agents: agents.collect() }), ..web() }
+}
+
+#[test]
+fn without_an_agent_a_node_gets_nothing() {
+    use AgentState::{Attended, Silent};
+    let all = cluster(None, &[("node-a", Attended), ("node-b", Attended), ("node-c", Attended)]);
+    let first = by(&decide(&all))[0].to_owned();
+    let others: Vec<(&str, AgentState)> =
+        ["node-a", "node-b", "node-c"].into_iter().filter(|node| *node != first).map(|node| (node, Attended)).collect();
+    let announcement = decide(&cluster(None, &others));
+    assert_ne!(by(&announcement), [first.as_str()]);
+    assert!(reasons(&announcement).contains(&format!("{first} no_agent")), "{announcement:?}");
+    let announcement = decide(&cluster(None, &[("node-b", Silent)]));
+    assert!(announcement.nodes.is_empty());
+    assert_eq!(reasons(&announcement), ["node-a no_agent", "node-b no_agent", "node-c no_agent"]);
+}
+
+#[test]
+fn an_owner_stays_while_its_data_path_answers_whatever_becomes_of_its_agent() {
+    use AgentState::{Attended, Dead, Leaving, Silent};
+    for (agents, stays) in [
+        (vec![("node-a", Attended), ("node-b", Attended)], true),
+        (vec![("node-a", Silent), ("node-b", Attended)], true),
+        (vec![("node-b", Attended)], true),
+        (vec![("node-a", Leaving), ("node-b", Attended)], false),
+        (vec![("node-a", Dead), ("node-b", Attended)], false),
+    ] {
+        let announcement = decide(&cluster(Some("node-a"), &agents));
+        assert_eq!(by(&announcement), [if stays { "node-a" } else { "node-b" }], "{agents:?}");
+    }
+    let announcement = decide(&cluster(Some("node-a"), &[("node-a", Dead)]));
+    assert_eq!(reasons(&announcement), ["node-a not_answering", "node-b no_agent", "node-c no_agent"]);
+}
+
+#[test]
+fn the_records_say_who_owns_and_not_what_was_decided_before() {
+    use AgentState::{Attended, Leaving};
+    let agents = [("node-a", Attended), ("node-b", Attended), ("node-c", Attended)];
+    let mut memory = Memory::default();
+    memory.owners.insert(address("10.0.0.1"), "node-b".into());
+    assert_eq!(by(&decide_with(&cluster(Some("node-c"), &agents), &memory)), ["node-c"]);
+
+    // Who leaves is not the owner in memory before the record says so, or two nodes could each wait for the other.
+    let mut planner = Planner::new(Memory::default());
+    let leaving = [("node-a", Leaving), ("node-b", Attended), ("node-c", Attended)];
+    planner.update(&cluster(Some("node-a"), &leaving));
+    assert_ne!(by(&only_announcement(planner.plan())), ["node-a"]);
+    assert_eq!(&*planner.plan().memory().owners[&address("10.0.0.1")], "node-a");
+    planner.update(&cluster(Some("node-a"), &agents));
+    assert_eq!(by(&only_announcement(planner.plan())), ["node-a"]);
+    planner.update(&cluster(Some("node-c"), &agents));
+    assert_eq!(by(&only_announcement(planner.plan())), ["node-c"]);
 }

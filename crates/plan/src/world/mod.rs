@@ -1,6 +1,7 @@
 //! Everything known, parsed and validated once.
 
 mod bgp;
+mod cluster;
 mod endpoints;
 mod health;
 mod l2;
@@ -24,6 +25,7 @@ pub use self::bgp::{
     Aggregation, BfdProfile, BgpAdvertisement, BgpPeer, Community, CommunityAliases, CommunityError, CommunityRef,
     Neighbor, Password, PeerAsn, Timers,
 };
+pub use self::cluster::{AgentState, Cluster};
 pub use self::endpoints::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints};
 pub use self::health::{
     HealthCheck, HealthProbe, HttpHost, HttpPath, HttpProbe, HttpProbeError, StatusCodes, StatusCodesError,
@@ -207,6 +209,8 @@ pub struct World {
     pub given_addresses: bool,
     /// The namespace in which configuration lives. `None`: the one in which most of it is.
     pub system_namespace: Option<String>,
+    /// What the nodes of a cluster know of each other. `None`: there is no cluster, and who owned what before is in the Memory.
+    pub cluster: Option<Cluster>,
     /// What could not be read: it may exist all the same, so nothing is concluded from its absence.
     pub gaps: Gaps,
     /// All services, also those that are not load balancers.
