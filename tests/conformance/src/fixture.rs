@@ -19,6 +19,9 @@
 //! | `no service VIP:PORT/PROTOCOL` | carries it no longer |
 //! | `vip NAME owned\|carried\|elsewhere\|gone` | answers for the VIP, or does not, or on another interface, or does not know it |
 //! | `mode active\|observe\|bypass` | the data plane's mode |
+//! | `yields` | stops answering for a VIP that another host claims, as in a cluster |
+//! | `settle NAME` | answers for the VIP again, whoever claims it |
+//! | `unattended` | as if no agent had attended to the data plane for longer than it may |
 //! | `age SECONDS` | as if no packet had come for so long |
 //! | `reap` | what the agent does every second: frees what no flow uses |
 //! | `restart` | the agent ends, and another one begins |
@@ -114,6 +117,12 @@ pub enum Action {
     Vip(String, Ownership),
     /// The data plane's mode changes.
     Mode(Mode),
+    /// Claims by others are yielded to from now on.
+    Yields,
+    /// A claim to a VIP is settled.
+    Settle(String),
+    /// Nobody has attended to the data plane for longer than it may be.
+    Unattended,
     /// So many seconds pass without a packet.
     Age(u32),
     /// What no flow uses is freed.
@@ -333,6 +342,9 @@ impl<'a> Reader<'a> {
                 Action::Vip(vip.to_owned(), ownership(place.trim())?)
             }
             "mode" => Action::Mode(mode(rest)?),
+            "yields" if rest.is_empty() => Action::Yields,
+            "settle" => Action::Settle(rest.to_owned()),
+            "unattended" if rest.is_empty() => Action::Unattended,
             "age" => Action::Age(rest.parse().context("`age SECONDS`")?),
             "reap" if rest.is_empty() => Action::Reap,
             "restart" if rest.is_empty() => Action::Restart,

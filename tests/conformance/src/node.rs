@@ -21,8 +21,8 @@ use evenkeel_loader::{
     BackendSpec, DataPath, FrontendSpec, HookChoice, Interface, Limits, Options, Others, PIN_ROOT, Program, State,
 };
 use evenkeel_maps::{
-    Flow, FlowBucket, FragmentKey, FragmentPorts, FrontendKey, Outcome, ReplyBucket, SCHEMA_VERSION, Verdict, Vip,
-    WAYS, map, ticks,
+    Attendance, Flow, FlowBucket, FragmentKey, FragmentPorts, FrontendKey, Outcome, ReplyBucket, SCHEMA_VERSION,
+    Verdict, Vip, WAYS, map, ticks,
 };
 
 use crate::{
@@ -185,6 +185,10 @@ impl Node {
         forget_flows()?;
         let data_path = self.data_path()?;
         data_path.set_mode(evenkeel_loader::Mode::Active);
+        data_path.attend(None, false);
+        for (vip, _) in data_path.claims()? {
+            data_path.settle_claim(vip);
+        }
         data_path.forget_next_hops();
         data_path.reap();
         Ok(())
@@ -228,6 +232,17 @@ impl Node {
                 });
                 Ok(())
             }
+            Action::Yields => {
+                self.data_path()?.attend(None, true);
+                Ok(())
+            }
+            Action::Settle(name) => {
+                for address in addresses(&self.names, name)? {
+                    self.data_path()?.settle_claim(address);
+                }
+                Ok(())
+            }
+            Action::Unattended => unattended(),
             Action::Age(seconds) => age(seconds * ticks::SECOND),
             Action::Reap => {
                 self.data_path()?.reap();
@@ -502,6 +517,14 @@ fn forget_flows() -> anyhow::Result<()> {
         fragments.remove(&key)?;
     }
     Ok(())
+}
+
+/// Lets the time run out for which the last look of an agent is good.
+fn unattended() -> anyhow::Result<()> {
+    let mut attendance = array::<Attendance>(map::ATTENDANCE)?;
+    let present = attendance.get(&0, 0)?;
+    // The first nanosecond after the machine started.
+    Ok(attendance.set(0, Attendance { until: 1, ..present }, 0)?)
 }
 
 /// Makes every flow and fragment older.

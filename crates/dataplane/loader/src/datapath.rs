@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     os::fd::AsFd as _,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -14,9 +14,10 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
 };
 use evenkeel_maps::{
-    self as maps, Address, Backend, DEFAULT_FLOWS, FlowBucket, Frontend, FrontendKey, INTERFACE_ROWS, Limit,
-    MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey,
-    ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Vip, WATCHED_BITS, WAYS, map, ticks,
+    self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, FlowBucket, Frontend, FrontendKey,
+    INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome,
+    REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Vip,
+    WATCHED_BITS, WAYS, map, ticks,
 };
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
@@ -173,6 +174,8 @@ pub struct DataPath {
     attached: StdHashMap<u32, Hook>,
     /// What the frontends map holds.
     carried: StdHashMap<FrontendKey, Frontend>,
+    claims: HashMap<MapData, Address, Claim>,
+    attendance: SharedArray<Attendance>,
     /// What the VIPs map holds.
     present_vips: StdHashMap<Address, Vip>,
     /// Frontend numbers that are not in use, below the first that never was.
@@ -258,6 +261,8 @@ impl DataPath {
             hooks: options.hooks.clone(),
             machine,
             vips,
+            claims: take(&mut object, map::CLAIMS)?,
+            attendance: shared(&mut object, map::ATTENDANCE, Some(1))?,
             present_vips,
             interfaces,
             source_ranges: take(&mut object, map::SOURCE_RANGES)?,
@@ -588,6 +593,31 @@ impl DataPath {
             self.present_vips.insert(vip, *value);
         }
         Ok(())
+    }
+
+    /// Answers for VIPs for so long from now on, until this is called again; `None`: for good. With `yields` the programs stop
+    /// answering for a VIP that another host claims, until [`Self::settle_claim`].
+    pub fn attend(&mut self, limit: Option<Duration>, yields: bool) {
+        let limit = limit.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let until = limit.map_or(0, |limit| monotonic_ns().saturating_add(limit));
+        self.attendance.write(0, Attendance { until, yields: yields.into(), pad: 0 });
+    }
+
+    /// The VIPs that other hosts claim and that are not answered for therefore, each with the hardware address of who does.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn claims(&self) -> Result<Vec<(IpAddr, [u8; 6])>, Error> {
+        self.claims
+            .iter()
+            .map(|entry| entry.map(|(vip, claim)| (vip.ip(), claim.mac)).map_err(map_error(map::CLAIMS)))
+            .collect()
+    }
+
+    /// Forgets that another host claims a VIP.
+    pub fn settle_claim(&mut self, vip: IpAddr) {
+        // It may have been forgotten already.
+        let _ = self.claims.remove(&vip.into());
     }
 
     /// Removes flows that are over, frees the slots of backends that are gone and have no live flow left, and counts the

@@ -121,6 +121,8 @@ plain!(
     FrontendKey,
     Frontend,
     Vip,
+    Claim,
+    Attendance,
     Backend,
     Tuple,
     Flow,
@@ -196,6 +198,29 @@ impl Frontend {
 pub struct Vip {
     /// Bit `n` set: this node owns the VIP and answers for it on the interface whose [`Interface::slot`] is `n`.
     pub answer_on: u32,
+}
+
+/// Value of the claims map, keyed by VIP: another host claims what this node answers for. The programs write it, user space
+/// removes it when it has found out who is right; meanwhile they do not answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The hardware address of who claims it.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// The one entry of the attendance map: on what terms the programs answer for VIPs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attendance {
+    /// They do until then, in nanoseconds of the monotonic clock; zero: whether or not anybody attends to them.
+    pub until: u64,
+    /// Not zero: they stop answering for a VIP that another host claims.
+    pub yields: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// State of a backend slot.
@@ -432,6 +457,10 @@ pub mod map {
     pub const FRONTENDS: &str = "FRONTENDS";
     /// VIP to [`Vip`](crate::Vip).
     pub const VIPS: &str = "VIPS";
+    /// VIP to [`Claim`](crate::Claim).
+    pub const CLAIMS: &str = "CLAIMS";
+    /// Zero to [`Attendance`](crate::Attendance); shared memory.
+    pub const ATTENDANCE: &str = "ATTENDANCE";
     /// Bits of the addresses that concern the programs ([`address_bit`](crate::address_bit)); shared memory.
     pub const WATCHED: &str = "WATCHED";
     /// Slot to [`Backend`](crate::Backend); shared memory.
@@ -461,7 +490,7 @@ pub mod map {
     /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
     /// All that are pinned. What only one CPU remembers for a moment is not.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 18] = [
         FRONTENDS,
         VIPS,
         WATCHED,
@@ -478,6 +507,8 @@ pub mod map {
         TRAFFIC,
         REFUSALS,
         SETTINGS,
+        CLAIMS,
+        ATTENDANCE,
     ];
 }
 
@@ -511,6 +542,7 @@ mod tests {
         assert_eq!(size_of::<NextHop>(), 48);
         // Array values shared by mmap must be a multiple of eight bytes, or indices do not match addresses.
         assert_eq!(size_of::<Settings>() % 8, 0);
+        assert_eq!(size_of::<Attendance>() % 8, 0);
         assert_eq!(size_of::<Limit>() % 8, 0);
         assert_eq!(size_of::<[u32; TABLE_ROW]>() % 8, 0);
     }

@@ -135,6 +135,10 @@ outcomes! {
     DropUnroutable = "drop_unroutable" => Drop,
     /// A header could not be rewritten.
     DropRewrite = "drop_rewrite" => Drop,
+    /// ARP request or neighbour solicitation for an owned VIP, not answered because another host claims the VIP.
+    PassYielded = "pass_yielded" => Pass,
+    /// ARP request or neighbour solicitation for an owned VIP, not answered because no agent has attended to it for too long.
+    PassUnattended = "pass_unattended" => Pass,
 }
 
 impl Outcome {

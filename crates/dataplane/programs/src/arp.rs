@@ -47,11 +47,15 @@ pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
     // RFC 5227: an announcement names the same address as sender and target. Answering it would start a quarrel.
     let claimed = Address::v4(arp.sender_ip);
     if arp.sender_mac != interface.mac && maps::is_owned_on(&claimed, interface) {
+        maps::claim(&claimed, arp.sender_mac);
         return Outcome::ArpConflict;
     }
     let vip = arp.target_ip;
     if arp.operation != REQUEST || arp.sender_ip == vip || !maps::is_owned_on(&Address::v4(vip), interface) {
         return Outcome::PassArp;
+    }
+    if let Some(reason) = maps::unanswered(&Address::v4(vip)) {
+        return reason;
     }
     // Whoever only observes must not attract what it then does not serve.
     if maps::SETTINGS.get(0).is_some_and(|settings| settings.mode == mode::OBSERVE) {

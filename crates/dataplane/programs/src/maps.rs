@@ -3,13 +3,14 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
 use evenkeel_maps::{
-    Address, Backend, DEFAULT_FLOW_BUCKETS, Flow, FlowBucket, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCE_RANGES,
-    MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome, REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket,
-    Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
+    Address, Attendance, Backend, Claim, DEFAULT_FLOW_BUCKETS, Flow, FlowBucket, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED, MAX_FRONTENDS, MAX_INTERFACES,
+    MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome, REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey,
+    ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
 };
 
 use crate::{
@@ -25,6 +26,10 @@ const SHARED: usize = BPF_F_MMAPABLE as usize;
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS> = HashMap::new();
 #[btf_map]
 pub static VIPS: HashMap<Address, Vip, MAX_VIPS> = HashMap::new();
+#[btf_map]
+pub static CLAIMS: HashMap<Address, Claim, MAX_VIPS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub static ATTENDANCE: Array<Attendance, 1, SHARED> = Array::new();
 #[btf_map]
 pub static WATCHED: Array<u64, { WATCHED_BITS / 64 }, SHARED> = Array::new();
 #[btf_map]
@@ -166,5 +171,31 @@ pub fn is_owned_on(vip: &Address, interface: &Interface) -> bool {
     match unsafe { VIPS.get(vip) } {
         Some(vip) => vip.answer_on & (1 << (interface.slot & 31)) != 0 && interface.slot < 32,
         None => false,
+    }
+}
+
+/// Notes that another host, with this hardware address, claims an owned VIP: from now on it is not answered for, if this node
+/// is one that yields.
+#[inline(always)]
+pub fn claim(vip: &Address, mac: [u8; 6]) {
+    if ATTENDANCE.get(0).is_some_and(|attendance| attendance.yields != 0) {
+        // A full map cannot be: it has room for every VIP.
+        let _ = CLAIMS.insert(vip, Claim { mac, pad: [0; 2] }, 0);
+    }
+}
+
+/// Why an owned VIP is not answered for at present, if so.
+#[inline(always)]
+pub fn unanswered(vip: &Address) -> Option<Outcome> {
+    let until = ATTENDANCE.get(0).map_or(0, |attendance| attendance.until);
+    // SAFETY: a helper without arguments; entries of the map are only looked for.
+    unsafe {
+        if until != 0 && bpf_ktime_get_ns() > until {
+            Some(Outcome::PassUnattended)
+        } else if CLAIMS.get(vip).is_some() {
+            Some(Outcome::PassYielded)
+        } else {
+            None
+        }
     }
 }

@@ -25,6 +25,8 @@ const TARGET_ADDRESS: u8 = 2;
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
+/// Where a frame says who sent it.
+const SOURCE: usize = 6;
 /// Where the ICMPv6 message begins: a packet with extension headers is left to the kernel.
 const MESSAGE: usize = ETHERNET + IPV6;
 
@@ -112,11 +114,22 @@ pub fn answer<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, mode:
     if !maps::is_watched(&target) || !maps::is_owned_on(&target, interface) {
         return Outcome::PassNotVip;
     }
+    let is_valid = is_valid(frame, packet);
     if kind == ADVERTISEMENT {
+        if is_valid && let Some(source) = pointer::<[u8; 6]>(frame, SOURCE) {
+            // SAFETY: `pointer` has checked the bounds.
+            let source = unsafe { *source };
+            if source != interface.mac {
+                maps::claim(&target, source);
+            }
+        }
         return Outcome::NdpConflict;
     }
-    if !is_valid(frame, packet) {
+    if !is_valid {
         return Outcome::PassNotVip;
+    }
+    if let Some(reason) = maps::unanswered(&target) {
+        return reason;
     }
     if mode == mode::OBSERVE {
         return Outcome::Observed;
