@@ -35,7 +35,7 @@ impl Sender {
     }
 }
 
-fn link_address(interface: u32) -> io::Result<SockAddr> {
+pub(crate) fn link_address(interface: u32) -> io::Result<SockAddr> {
     let index = i32::try_from(interface).map_err(io::Error::other)?;
     let family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
     let size = libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;

@@ -210,6 +210,18 @@ pub fn owned(plan: &Plan, node: &str) -> BTreeMap<IpAddr, Option<Vec<String>>> {
         .collect()
 }
 
+/// The VIPs this node holds, each with the interfaces it is limited to: it answers for them until the record names another,
+/// even if another is elected already, but not for what nobody is to announce.
+#[must_use]
+pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> BTreeMap<IpAddr, Option<Vec<String>>> {
+    plan.announcements
+        .values()
+        .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2 && !announcement.nodes.is_empty())
+        .filter(|announcement| holds(announcement.address))
+        .map(|announcement| (announcement.address, announcement.interfaces.clone()))
+        .collect()
+}
+
 /// The data plane's key of a frontend, or the named reason why it carries none.
 ///
 /// # Errors

@@ -45,6 +45,32 @@ fn keep_router_advertisements() {
     }
 }
 
+/// The interface of the default route, that of IPv4 first.
+#[must_use]
+pub fn default_route_interface() -> Option<String> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    default_route(&read("/proc/net/route"), &read("/proc/net/ipv6_route"))
+}
+
+/// The same, of the tables as the kernel prints them (`net/ipv4/fib_trie.c`, `net/ipv6/route.c`): the route to everything that
+/// has the lowest metric.
+fn default_route(ipv4: &str, ipv6: &str) -> Option<String> {
+    let v4 = ipv4.lines().skip(1).filter_map(|line| {
+        let [name, "00000000", _, _, _, _, metric, "00000000", ..] = line.split_whitespace().collect::<Vec<_>>()[..]
+        else {
+            return None;
+        };
+        Some((metric.parse::<u32>().ok()?, name))
+    });
+    let v6 = ipv6.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [destination, "00", _, _, _, metric, .., name] = words[..] else { return None };
+        let is_default = destination.bytes().all(|digit| digit == b'0') && name != "lo";
+        is_default.then_some((u32::from_str_radix(metric, 16).ok()?, name))
+    });
+    v4.min().or_else(|| v6.min()).map(|(_, name)| name.to_owned())
+}
+
 /// The addresses of these interfaces that others can reach: neither loopback nor link-local.
 pub(crate) fn addresses(interfaces: &[String]) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
@@ -59,4 +85,28 @@ pub(crate) fn addresses(interfaces: &[String]) -> Vec<IpAddr> {
         addresses.extend(v4.or(v6).filter(|address| !address.is_loopback() && !is_link_local(address)));
     }
     addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_route;
+
+    const V4: &str = "\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0
+eth0\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth1\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+";
+    const V6: &str = "\
+fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth1
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth2
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo
+";
+
+    #[test]
+    fn the_default_route_of_ipv4_comes_first_and_the_lowest_metric_wins() {
+        assert_eq!(default_route(V4, V6).as_deref(), Some("eth0"));
+        assert_eq!(default_route("", V6).as_deref(), Some("eth2"));
+        assert_eq!(default_route("Iface\nbroken", "00"), None);
+    }
 }

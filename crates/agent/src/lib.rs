@@ -11,19 +11,29 @@
 //! [`run`] is the loop; [`desired`] is the pure part that turns a Plan into what this node carries.
 
 mod announce;
+mod cluster;
 pub mod desired;
 mod groups;
 pub mod health;
 mod host;
+mod metrics;
 mod next_hops;
 mod node;
 pub mod status;
+mod vitals;
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
 
 use self::desired::Defaults;
 use evenkeel_loader::{HookChoice, Mode};
 
+pub use cluster::ClusterConfig;
+pub use evenkeel_ownership::Timing;
+pub use host::default_route_interface;
 pub use node::run;
 
 /// How this node is to run.
@@ -55,6 +65,10 @@ pub struct Config {
     pub flows: Option<u32>,
     /// Seeds the flow hash when no pinned one exists.
     pub hash_seed: u64,
+    /// The cluster it is a node of, if any.
+    pub cluster: Option<ClusterConfig>,
+    /// Where to answer for health and metrics over HTTP.
+    pub listen: Option<SocketAddr>,
     /// Withdraw, detach and remove the pins at the end, instead of leaving the data path up.
     pub detach: bool,
 }
@@ -84,6 +98,14 @@ pub enum Error {
     SocketDirectory {
         /// The directory.
         directory: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Health and metrics cannot be served.
+    #[error("cannot serve health and metrics at {address}: {source}; choose another place with --listen")]
+    Http {
+        /// The address.
+        address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
     },

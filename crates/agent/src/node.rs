@@ -1,7 +1,7 @@
 //! The loop of a node: what changes, and what follows from it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -15,15 +15,16 @@ use evenkeel_health::{
 };
 use evenkeel_loader::{DataPath, Failure, Hook, Interface, Mode, Observed, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
-use evenkeel_neighbor::{Announcer, Due};
+use evenkeel_neighbor::{Announcer, Due, Mac};
+use evenkeel_ownership::Input;
 use evenkeel_plan::{
     Event, Memory, Plan, Planner, Severity,
     event::EventReason,
     frontends::{self, NodeView},
     world::{Gaps, Node},
 };
-use evenkeel_process::admin;
-use evenkeel_sources::{Diagnostic, directory::Update, state};
+use evenkeel_process::{admin, http};
+use evenkeel_sources::{Diagnostic, Update, state};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{self, MissedTickBehavior},
@@ -33,18 +34,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     announce::Sender,
+    cluster::Cluster,
     desired::{self, Desired, NotCarried},
     groups::{self, Groups},
     health::Checker,
-    host,
+    host, metrics,
     next_hops::NextHops,
     status::{self, Status},
+    vitals::Vitals,
 };
 
 /// How often interfaces are looked at: one may appear late, or be replaced by another of its name.
 const INTERFACE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often slots of backends that are gone are freed.
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the data path is asked for VIPs that it has stopped answering for because others claim them.
+const CLAIMS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long others may take to take over what this node gives away at its end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often flows are looked at for backends that fail their clients, where a service asks for that.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,6 +70,11 @@ pub async fn run(
     let mut node = NodeAgent::open(config)?;
     let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(8);
     let admin = bind(&node.config.admin_socket).await?;
+    let vitals = Vitals::default();
+    if let Some(address) = node.config.listen {
+        let listener = http::bind(address).await.map_err(|source| Error::Http { address, source })?;
+        tokio::spawn(http::serve(listener, Arc::new(vitals.clone()), shutdown.clone()));
+    }
     // All that can be refused has been: from here on the node is changed.
     node.attach()?;
     let admin = tokio::spawn(admin.serve(
@@ -82,10 +94,23 @@ pub async fn run(
     let mut interfaces = every(INTERFACE_INTERVAL);
     let mut reap = every(REAP_INTERVAL);
     let mut observe = every(OBSERVE_INTERVAL);
+    let mut claims = every(CLAIMS_INTERVAL);
+    let mut leaves_until = None;
+    node.attend();
     loop {
         let next_announcement = node.announcer.next_due();
         tokio::select! {
-            () = shutdown.cancelled() => break,
+            () = shutdown.cancelled(), if leaves_until.is_none() => {
+                if !node.leave() {
+                    break;
+                }
+                leaves_until = Some(Instant::now() + RELEASE_TIMEOUT);
+            }
+            () = sleep_until(leaves_until) => {
+                tracing::warn!("not everything was taken over: the data path goes on answering for the rest");
+                break;
+            }
+            news = heard(&mut node.cluster) => node.hear(news),
             changed = updates.changed(), if !ended => match changed {
                 Ok(()) => {
                     let update = updates.borrow_and_update().clone();
@@ -116,14 +141,22 @@ pub async fn run(
                 node.look_at_interfaces();
                 node.look_at_mode();
                 node.finish();
+                node.attend();
+                vitals.refresh(&node.ready(), || node.metrics());
             }
+            _ = claims.tick(), if node.cluster.is_some() => node.look_at_claims(),
             _ = reap.tick() => node.reap(),
             _ = observe.tick(), if !node.suspects.is_empty() => node.observe(),
         }
-        if node.is_ready()
+        if node.ready().is_ok()
             && let Some(ready) = ready.take()
         {
+            vitals.refresh(&Ok(()), || node.metrics());
             ready();
+        }
+        if leaves_until.is_some() && node.has_left() {
+            tracing::info!("everything is given away");
+            break;
         }
     }
     // The admin socket goes before the data path does.
@@ -168,6 +201,14 @@ async fn sleep_until(instant: Option<Instant>) {
     }
 }
 
+/// What is heard of the cluster; without one, never anything.
+async fn heard(cluster: &mut Option<Cluster>) -> Vec<Input> {
+    match cluster {
+        Some(cluster) => cluster.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn tell_event(event: &Event) {
     let addresses: Vec<String> = event.addresses.iter().map(ToString::to_string).collect();
     let (service, addresses) = (event.service.to_string(), addresses.join(", "));
@@ -182,6 +223,10 @@ fn tell_event(event: &Event) {
 
 struct NodeAgent {
     config: Config,
+    /// The node's part in a cluster, if it is in one.
+    cluster: Option<Cluster>,
+    /// What the source said last.
+    last: Option<Update>,
     data_path: DataPath,
     /// What the programs did with packets at the last look.
     mode: Mode,
@@ -217,6 +262,8 @@ struct NodeAgent {
     failed: Vec<FrontendKey>,
     /// VIPs this node answers for.
     answered: BTreeSet<IpAddr>,
+    /// Those of them that another host claims, with its hardware address: they are not answered for until that is settled.
+    claims: BTreeMap<IpAddr, Mac>,
     /// Frontends whose backends may be ejected for what their flows meet with.
     suspects: HashSet<FrontendKey>,
 }
@@ -237,7 +284,11 @@ impl NodeAgent {
         // At the start a missing interface is a mistake to tell at once; later it is an event to wait out.
         let interfaces = config.interfaces.iter().map(|name| Interface::look_up(name)).collect::<Result<_, _>>()?;
         let data_path = DataPath::open(&options)?;
+        let cluster = config.cluster.as_ref().map(|cluster| Cluster::join(&config.node, cluster));
         Ok(Self {
+            cluster: cluster.transpose().map_err(Error::PacketSocket)?,
+            last: None,
+            claims: BTreeMap::new(),
             mode: data_path.mode(),
             data_path,
             announcer: Announcer::default(),
@@ -271,6 +322,7 @@ impl NodeAgent {
         for interface in &self.interfaces {
             self.tell_attached(interface);
         }
+        self.tell_interfaces();
         if self.mode != Mode::Active {
             tracing::warn!(mode = self.mode.name(), "packets are not balanced: `evenkeel mode active` changes that");
         }
@@ -285,6 +337,18 @@ impl NodeAgent {
 
     /// Plans with what changed and carries the difference out: the frontends first, then the VIPs.
     fn update(&mut self, update: &Update) {
+        self.last = Some(update.clone());
+        self.decide(update);
+        self.follow_cluster();
+        tracing::info!(
+            after_ms = update.changed_at.elapsed().as_secs_f64() * 1e3,
+            frontends = self.plan.as_ref().map_or(0, |plan| plan.frontends.len()),
+            problems = self.problems.len() + self.obstacles.len(),
+            "carried out"
+        );
+    }
+
+    fn decide(&mut self, update: &Update) {
         let mut problems: Vec<String> = update.diagnostics.iter().map(ToString::to_string).collect();
         if self.plan.is_none() && !update.readable {
             // An earlier run may have left a data path that carries what these manifests say.
@@ -299,6 +363,8 @@ impl NodeAgent {
         }
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;
+        world.cluster = self.cluster.as_mut().map(Cluster::view);
+        world.given_addresses = self.cluster.is_some();
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
         self.zone = world.nodes.get(&self.config.node).and_then(|node| node.zone()).map(str::to_owned);
         self.planner.update(&world).iter().for_each(tell_event);
@@ -326,12 +392,102 @@ impl NodeAgent {
         // An address is remembered before anybody can hear of it.
         self.save();
         self.carry();
-        tracing::info!(
-            after_ms = update.changed_at.elapsed().as_secs_f64() * 1e3,
-            frontends = self.plan.as_ref().map_or(0, |plan| plan.frontends.len()),
-            problems = self.problems.len() + self.obstacles.len(),
-            "carried out"
-        );
+    }
+
+    /// Takes notice of what was heard of the cluster.
+    fn hear(&mut self, news: Vec<Input>) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let now = Instant::now();
+        let was_live = cluster.is_live();
+        for input in news {
+            cluster.handle(input, now);
+        }
+        if cluster.is_live() && !was_live {
+            // Whatever was cut off has heard nothing meanwhile.
+            self.announcer.restart_all(now);
+        }
+        self.follow_cluster();
+    }
+
+    /// Does what the cluster asks of this node, and decides anew when owners or nodes have become others.
+    fn follow_cluster(&mut self) {
+        loop {
+            let now = Instant::now();
+            let Some(cluster) = &mut self.cluster else { return };
+            if let Some(plan) = &self.plan {
+                let not_carried = self.failed.iter().map(|key| key.address.ip()).collect();
+                cluster.set_elected(plan, &not_carried, now);
+            }
+            for vip in cluster.act(&self.interfaces, now) {
+                tracing::warn!(%vip, "another host claims it, but it is this node's: answering again");
+                self.data_path.settle_claim(vip);
+                self.claims.remove(&vip);
+                self.announcer.restart_vip(vip, now);
+            }
+            if !cluster.is_news() {
+                break;
+            }
+            let Some(last) = self.last.clone() else { break };
+            self.decide(&last);
+            if self.plan.is_none() {
+                break;
+            }
+        }
+        self.announce();
+    }
+
+    /// Lets the data path answer for VIPs until the next time, and somewhat longer.
+    fn attend(&mut self) {
+        let cluster = self.config.cluster.as_ref();
+        self.data_path.attend(cluster.and_then(|cluster| cluster.unattended_limit), cluster.is_some());
+    }
+
+    /// Finds out which VIPs the data path has stopped answering for because others claim them.
+    fn look_at_claims(&mut self) {
+        let claims = match self.data_path.claims() {
+            Ok(claims) => claims,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see who claims VIPs");
+                return;
+            }
+        };
+        if claims.is_empty() && self.claims.is_empty() {
+            return;
+        }
+        let (claims, stale): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(vip, _)| self.answered.contains(vip));
+        for (vip, _) in stale {
+            self.data_path.settle_claim(vip);
+        }
+        for (vip, mac) in claims.iter().filter(|(vip, _)| !self.claims.contains_key(vip)) {
+            let mac = status::mac(*mac);
+            tracing::warn!(%vip, mac, "another host claims it: not answering until it is clear whose it is");
+        }
+        self.claims = claims.into_iter().collect();
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.set_claims(self.claims.keys().copied().collect(), Instant::now());
+        self.follow_cluster();
+    }
+
+    /// Begins to give everything away; `false`: there is nobody to give it to, or no wish to.
+    fn leave(&mut self) -> bool {
+        let releases = self.config.cluster.as_ref().is_some_and(|cluster| cluster.release);
+        let Some(cluster) = self.cluster.as_mut().filter(|cluster| releases && cluster.is_live()) else { return false };
+        tracing::info!("giving everything away");
+        cluster.handle(Input::Leave, Instant::now());
+        self.follow_cluster();
+        true
+    }
+
+    fn has_left(&self) -> bool {
+        self.cluster.as_ref().is_none_or(Cluster::has_left)
+    }
+
+    /// Tells the cluster what this node's interfaces are.
+    fn tell_interfaces(&mut self) {
+        let voices = host::addresses(&self.config.interfaces);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.set_interfaces(&self.interfaces, voices, Instant::now());
+        }
     }
 
     /// Gives backends the shares that health checks leave them.
@@ -439,7 +595,12 @@ impl NodeAgent {
     /// Answers for and announces the VIPs this node owns, and nothing that is not carried.
     fn own(&mut self, now: Instant, obstacles: &mut Vec<String>) {
         let Some(plan) = &self.plan else { return };
-        let owned = desired::owned(plan, &self.config.node);
+        let owned = match &self.cluster {
+            None => desired::owned(plan, &self.config.node),
+            // Who owns what is not known yet: what an earlier process answers for stays.
+            Some(cluster) if !cluster.has_begun() => return,
+            Some(cluster) => desired::held(plan, |address| cluster.owns(address)),
+        };
         let mut vips: HashMap<IpAddr, Vip> =
             plan.frontends.values().map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
         let mut due = Vec::new();
@@ -464,7 +625,12 @@ impl NodeAgent {
             self.behind = true;
             return;
         }
-        self.answered = vips.iter().filter(|(_, vip)| vip.answer_on != 0).map(|(address, _)| *address).collect();
+        let answered = vips.iter().filter(|(_, vip)| vip.answer_on != 0).map(|(address, _)| *address);
+        let before = std::mem::replace(&mut self.answered, answered.collect());
+        for new in self.answered.difference(&before) {
+            // Whoever claimed it when this node had it last does so no longer, or will again.
+            self.data_path.settle_claim(*new);
+        }
         let interface = |index: u32| self.interfaces.iter().find(|interface| interface.index == index);
         let heard = due.iter().filter_map(|due| match due.address {
             IpAddr::V6(vip) => Some((vip, interface(due.interface)?)),
@@ -534,7 +700,9 @@ impl NodeAgent {
                         self.announcer.restart(interface.index, now);
                     }
                 }
+                self.tell_interfaces();
                 self.carry();
+                self.follow_cluster();
             }
             Err(error) => tracing::error!(%error, "cannot attach; trying again"),
         }
@@ -553,19 +721,45 @@ impl NodeAgent {
         self.data_path.reap();
     }
 
-    fn is_ready(&self) -> bool {
-        self.plan.is_some() && !self.behind && self.missing.is_empty() && self.announcer.all_announced()
+    /// Whether every VIP this node should carry is carried and announced; if not, why.
+    fn ready(&self) -> Result<(), String> {
+        let obstacles = [
+            (self.plan.is_none(), "what is to be carried is not known yet"),
+            (self.cluster.as_ref().is_some_and(|cluster| !cluster.has_begun()), "who owns what is not known yet"),
+            (self.behind, "not everything is carried"),
+            (!self.missing.is_empty(), "an interface is missing"),
+            (!self.announcer.all_announced(), "not everything is announced"),
+        ];
+        let reason = obstacles.into_iter().find(|(is_so, _)| *is_so);
+        reason.map_or(Ok(()), |(_, reason)| Err(reason.to_owned()))
+    }
+
+    fn metrics(&self) -> String {
+        metrics::Snapshot {
+            node: &self.config.node,
+            ready: self.ready().is_ok(),
+            counters: self.data_path.counters().unwrap_or_default(),
+            flow_table: self.data_path.flow_table(),
+            plan: self.plan.as_ref(),
+            announced: &self.answered,
+            gratuitous: self.announcer.sent(),
+            api: self.cluster.as_ref().map(Cluster::is_live),
+            claims: self.claims.len(),
+        }
+        .to_string()
     }
 
     fn status(&self) -> Status {
         status::Snapshot {
             node: &self.config.node,
-            ready: self.is_ready(),
+            ready: self.ready().is_ok(),
             data_path: &self.data_path,
             interfaces: &self.interfaces,
             plan: self.plan.as_ref(),
             health: &self.health,
             announced: &self.answered,
+            claims: &self.claims,
+            record: &|address| self.cluster.as_ref().and_then(|cluster| cluster.record(address)),
             forwarding: self.config.defaults.forwarding,
             problems: self.problems.iter().chain(&self.obstacles).chain(&self.unsaved).cloned().collect(),
         }

@@ -9,6 +9,7 @@ use std::{
 use evenkeel_health::{BackendHealth, State, View};
 use evenkeel_loader::{BackendUse, BackendUses, DataPath, Hook};
 use evenkeel_maps::{FrontendKey, Outcome};
+use evenkeel_neighbor::Mac;
 use evenkeel_plan::{Plan, frontends, world::Forwarding};
 use serde::{Deserialize, Serialize};
 
@@ -102,10 +103,16 @@ impl From<evenkeel_maps::Traffic> for Traffic {
 pub struct Vip {
     /// The address.
     pub address: String,
-    /// The node elected to announce it.
+    /// The node elected to announce it; in a cluster the one whose it is by the record.
     pub owner: Option<String>,
+    /// In a cluster: how often it has changed hands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Whether this node answers for it.
     pub announced: bool,
+    /// The hardware address of another host that claims it. It is not answered for until it is clear whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
     /// Live flows of all its frontends.
     pub flows: u64,
     /// What went through all its frontends.
@@ -199,6 +206,10 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) health: &'a View,
     /// VIPs this node answers for.
     pub(crate) announced: &'a BTreeSet<IpAddr>,
+    /// Those of them that others claim.
+    pub(crate) claims: &'a BTreeMap<IpAddr, Mac>,
+    /// In a cluster, the owner and the epoch of an address's record.
+    pub(crate) record: &'a dyn Fn(IpAddr) -> Option<(Arc<str>, u64)>,
     /// Forwarding of services that do not choose.
     pub(crate) forwarding: Forwarding,
     pub(crate) problems: Vec<String>,
@@ -221,7 +232,7 @@ impl Snapshot<'_> {
             Interface {
                 name: interface.name.clone(),
                 index: interface.index,
-                mac: interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
+                mac: mac(interface.mac),
                 hook: self.data_path.hook(interface).map(Hook::name).map(str::to_owned),
                 counters: by_name(counters),
             }
@@ -260,10 +271,14 @@ impl Snapshot<'_> {
         // An address that both announce is listed with its owner.
         let owners: BTreeMap<IpAddr, Option<&Arc<str>>> = by_bgp.chain(at_layer_2).collect();
         let vip = |(address, owner): (IpAddr, Option<&Arc<str>>)| {
+            let record = (self.record)(address);
+            let holder = record.as_ref().map(|(holder, _)| holder);
             let mut vip = Vip {
                 address: address.to_string(),
-                owner: owner.map(ToString::to_string),
+                owner: holder.or(owner).map(ToString::to_string),
+                epoch: record.as_ref().map(|(_, epoch)| *epoch),
                 announced: self.announced.contains(&address),
+                claimed_by: self.claims.get(&address).map(|claimant| mac(*claimant)),
                 flows: 0,
                 traffic: Traffic::default(),
             };
@@ -324,6 +339,11 @@ impl Snapshot<'_> {
             backends: endpoints.chain(leftover).collect(),
         }
     }
+}
+
+/// A hardware address, as people write it.
+pub(crate) fn mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Counters by name; what never happened is left out.

@@ -17,8 +17,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Crds(command::crds::Args),
+    Agent(Box<command::agent::Args>),
     Controller(command::controller::Args),
+    Crds(command::crds::Args),
     Demo(command::demo::Args),
     Mode(command::mode::Args),
     Plan(command::plan::Args),
@@ -30,8 +31,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Crds(args) => command::crds::run(&args),
+        Command::Agent(args) => command::agent::run(&args),
         Command::Controller(args) => command::controller::run(&args),
+        Command::Crds(args) => command::crds::run(&args),
         Command::Demo(args) => command::demo::run(&args),
         Command::Mode(args) => command::mode::run(&args),
         Command::Plan(args) => command::plan::run(&args),

@@ -5,7 +5,7 @@
 //! that age their tables faster than routers age theirs without a clue for minutes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -35,6 +35,8 @@ struct Progress {
 #[derive(Debug, Default)]
 pub struct Announcer {
     owned: BTreeMap<Due, Progress>,
+    /// Announcements so far, on all interfaces together.
+    sent: BTreeMap<IpAddr, u64>,
 }
 
 impl Announcer {
@@ -45,15 +47,37 @@ impl Announcer {
             let progress = former.get(&due).copied().unwrap_or(Progress { sent: 0, next: now });
             self.owned.insert(due, progress);
         }
+        let addresses: BTreeSet<IpAddr> = self.owned.keys().map(|due| due.address).collect();
+        self.sent.retain(|address, _| addresses.contains(address));
     }
 
     /// Begins again with this interface's VIPs, as after its link came up or its hardware address changed.
     pub fn restart(&mut self, interface: u32, now: Instant) {
+        self.begin_again(now, |due| due.interface == interface);
+    }
+
+    /// Begins again with a VIP, as after somebody else claimed it.
+    pub fn restart_vip(&mut self, address: IpAddr, now: Instant) {
+        self.begin_again(now, |due| due.address == address);
+    }
+
+    /// Begins again with everything, as after a time in which others may have been cut off.
+    pub fn restart_all(&mut self, now: Instant) {
+        self.begin_again(now, |_| true);
+    }
+
+    fn begin_again(&mut self, now: Instant, which: impl Fn(&Due) -> bool) {
         for (due, progress) in &mut self.owned {
-            if due.interface == interface {
+            if which(due) {
                 *progress = Progress { sent: 0, next: now };
             }
         }
+    }
+
+    /// How often each owned VIP was announced so far.
+    #[must_use]
+    pub const fn sent(&self) -> &BTreeMap<IpAddr, u64> {
+        &self.sent
     }
 
     /// What is due by `now`. Each is returned once and scheduled again.
@@ -65,6 +89,7 @@ impl Announcer {
                 let interval = if progress.sent < BURST { BURST_INTERVAL } else { SUSTAINED_INTERVAL };
                 // From `now`, not from when it was due: after a pause there is no flood to catch up.
                 progress.next = now + interval;
+                *self.sent.entry(due.address).or_insert(0) += 1;
                 all_due.push(*due);
             }
         }
@@ -74,6 +99,8 @@ impl Announcer {
     /// What was due could not be sent: it is due again after a burst's interval, and the burst is no shorter for it.
     pub fn not_sent(&mut self, due: Due, now: Instant) {
         if let Some(progress) = self.owned.get_mut(&due) {
+            let sent = self.sent.entry(due.address).or_insert(0);
+            *sent = sent.saturating_sub(1);
             *progress = Progress { sent: progress.sent.saturating_sub(1), next: now + BURST_INTERVAL };
         }
     }
@@ -152,6 +179,21 @@ mod tests {
         announcer.poll(start);
         announcer.restart(2, start);
         assert_eq!(announcer.poll(start), [A]);
+    }
+
+    #[test]
+    fn a_vip_that_was_claimed_or_cut_off_is_announced_again() {
+        let start = any_instant();
+        let mut announcer = Announcer::default();
+        announcer.set([A, B], start);
+        assert_eq!(announcer.poll(start).len(), 2);
+        announcer.restart_vip(A.address, start);
+        assert_eq!(announcer.poll(start), [A]);
+        announcer.restart_all(start);
+        assert_eq!(announcer.poll(start), [A, B]);
+        assert_eq!(announcer.sent()[&A.address], 3);
+        announcer.set([B], start);
+        assert!(!announcer.sent().contains_key(&A.address));
     }
 
     #[test]

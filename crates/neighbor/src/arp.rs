@@ -90,6 +90,12 @@ impl ArpFrame {
         }
     }
 
+    /// Asks who has an address, without claiming one (the probe of RFC 5227 section 2.1.1).
+    #[must_use]
+    pub const fn probe(mac: Mac, address: Ipv4Addr) -> Self {
+        Self { sender: Ipv4Addr::UNSPECIFIED, ..Self::announcement(mac, address, Operation::Request) }
+    }
+
     /// Whether the sender claims the address for itself without being asked.
     #[must_use]
     pub fn is_announcement(&self) -> bool {
@@ -185,10 +191,10 @@ mod tests {
 
     #[test]
     fn a_probe_is_no_announcement() {
-        let mut probe = ArpFrame::announcement(MAC, VIP, Operation::Request);
-        assert!(probe.is_announcement());
-        probe.sender = Ipv4Addr::UNSPECIFIED;
+        assert!(ArpFrame::announcement(MAC, VIP, Operation::Request).is_announcement());
+        let probe = ArpFrame::probe(MAC, VIP);
         assert!(!probe.is_announcement());
+        assert_eq!((probe.sender_mac, probe.target, probe.target_mac), (MAC, VIP, [0; 6]));
     }
 
     proptest! {

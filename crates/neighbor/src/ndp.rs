@@ -178,6 +178,20 @@ impl NdpFrame {
         }
     }
 
+    /// Asks who has an address, in the name of `from`, an address of the interface with hardware address `mac` (RFC 4861
+    /// section 4.3).
+    #[must_use]
+    pub const fn solicitation(mac: Mac, from: Ipv6Addr, target: Ipv6Addr) -> Self {
+        let group = solicited_node(target);
+        Self {
+            destination: multicast_mac(group),
+            source: mac,
+            from,
+            to: group,
+            message: Message::Solicitation { target, mac: Some(mac) },
+        }
+    }
+
     /// Whether the sender claims the address for itself without being asked.
     #[must_use]
     pub const fn is_announcement(&self) -> bool {
@@ -530,6 +544,16 @@ mod tests {
         (any::<[Mac; 2]>(), [unicast(), unicast()], message).prop_map(|([destination, source], [from, to], message)| {
             NdpFrame { destination, source, from, to, message }
         })
+    }
+
+    #[test]
+    fn a_solicitation_is_what_a_node_asks_by() {
+        let from: Ipv6Addr = "fe80::1".parse().unwrap();
+        let target: Ipv6Addr = "fd77::100".parse().unwrap();
+        let frame = NdpFrame::solicitation([2, 0, 0, 0, 0, 9], from, target);
+        assert_eq!(NdpFrame::parse(&frame.to_bytes()), Ok(frame));
+        assert_eq!(frame.destination, [0x33, 0x33, 0xff, 0, 1, 0]);
+        assert!(!frame.is_announcement());
     }
 
     proptest! {

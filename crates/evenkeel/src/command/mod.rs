@@ -1,7 +1,8 @@
 //! One module per command: its arguments and the call into the library that does the work.
 
-pub(crate) mod crds;
+pub(crate) mod agent;
 pub(crate) mod controller;
+pub(crate) mod crds;
 pub(crate) mod demo;
 pub(crate) mod mode;
 pub(crate) mod plan;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     process::ExitCode,
@@ -14,8 +14,9 @@ use evenkeel_agent::{Config, desired::Defaults};
 use evenkeel_loader::{Hook, HookChoice, OBJECT_COMPILER};
 use evenkeel_plan::world::Forwarding;
 use evenkeel_process::{logging, shutdown};
-use evenkeel_sources::directory::Directory;
+use evenkeel_sources::{Update, directory::Directory};
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::sync::watch;
 
 use super::mode::ModeArg;
 
@@ -32,15 +33,8 @@ pub(crate) struct Args {
     node: NodeArgs,
     #[command(flatten)]
     scope: ScopeArgs,
-    /// Interfaces to attach to; VIPs are announced there
-    ///
-    /// Give the uplink. With `direct` forwarding, give the interface towards the backends as well: replies then take the
-    /// short way too.
-    #[arg(long = "interface", env = "EVENKEEL_INTERFACE", required = true, value_delimiter = ',', value_name = "IF")]
-    interfaces: Vec<String>,
-    /// Where to remember addresses and owners between runs [default: /var/lib/evenkeel/NODE]
-    #[arg(long, env = "EVENKEEL_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data_path: DataPathArgs,
     /// How packets reach the backends of services that do not choose (annotation evenkeel.io/forwarding)
     #[arg(long, env = "EVENKEEL_FORWARDING", value_enum, default_value = "direct")]
     forwarding: ForwardingArg,
@@ -50,6 +44,20 @@ pub(crate) struct Args {
     /// A backend is on this node if its endpoint's nodeName says so.
     #[arg(long, env = "EVENKEEL_MASQUERADE")]
     masquerade: bool,
+}
+
+/// A node's data path: shared by the commands that drive one.
+#[derive(clap::Args)]
+pub(crate) struct DataPathArgs {
+    /// Interfaces to attach to; VIPs are announced there [default: the one of the default route]
+    ///
+    /// Give the uplink. With `direct` forwarding, give the interface towards the backends as well: replies then take the
+    /// short way too.
+    #[arg(long = "interface", env = "EVENKEEL_INTERFACE", value_delimiter = ',', value_name = "IF")]
+    interfaces: Vec<String>,
+    /// Where to remember addresses and owners between runs [default: /var/lib/evenkeel/NODE]
+    #[arg(long, env = "EVENKEEL_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Where to attach: auto, tcx, clsact, xdp or xdp-generic, for all interfaces or for one (eth0=xdp)
     ///
     /// auto is tcx from kernel 6.6 on and clsact before. xdp is faster for many small packets on a NIC whose driver has it;
@@ -77,6 +85,9 @@ pub(crate) struct Args {
     /// Ports that may stand for clients' there; nothing else on this node may use them
     #[arg(long, env = "EVENKEEL_SOURCE_PORTS", default_value = "61000-65535", value_name = "FIRST-LAST")]
     source_ports: PortRange,
+    /// Where /healthz, /readyz and /metrics are served [default: run: nowhere; agent: [::]:7473]
+    #[arg(long, env = "EVENKEEL_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
     /// On SIGTERM withdraw, detach and remove everything, instead of leaving the data path up
     #[arg(long, env = "EVENKEEL_DETACH")]
     detach: bool,
@@ -157,7 +168,7 @@ impl FromStr for Admin {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum ForwardingArg {
+pub(crate) enum ForwardingArg {
     /// Straight to the next hop
     Direct,
     /// Through the kernel's routing and firewall
@@ -220,38 +231,70 @@ impl FromStr for PortRange {
     }
 }
 
+impl From<ForwardingArg> for Forwarding {
+    fn from(forwarding: ForwardingArg) -> Self {
+        match forwarding {
+            ForwardingArg::Direct => Self::Direct,
+            ForwardingArg::Stack => Self::Stack,
+        }
+    }
+}
+
+impl DataPathArgs {
+    fn interfaces(&self) -> anyhow::Result<Vec<String>> {
+        if !self.interfaces.is_empty() {
+            return Ok(self.interfaces.clone());
+        }
+        let found =
+            evenkeel_agent::default_route_interface().context("no default route: name the uplink by --interface")?;
+        Ok(vec![found])
+    }
+
+    /// How a node is to run on its own.
+    pub(crate) fn config(&self, node: &NodeArgs, scope: &ScopeArgs, defaults: Defaults) -> anyhow::Result<Config> {
+        let name = node.name()?;
+        Ok(Config {
+            interfaces: self.interfaces()?,
+            load_balancer_class: scope.lb_class.clone(),
+            ignore_exclude_label: scope.ignore_exclude_lb,
+            state_directory: self
+                .state_dir
+                .clone()
+                .unwrap_or_else(|| PathBuf::from(format!("/var/lib/evenkeel/{name}"))),
+            admin_socket: node.socket()?,
+            hooks: hook_choice(&self.hooks),
+            mode: self.mode.map(Into::into),
+            sources: self.sources.clone(),
+            source_ports: self.source_ports.0.clone(),
+            defaults,
+            flows: self.flows,
+            hash_seed: random()?,
+            cluster: None,
+            listen: self.listen,
+            detach: self.detach,
+            node: name,
+        })
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     logging::init("info")?;
-    let node = args.node.name()?;
-    let state_directory = args.state_dir.clone().unwrap_or_else(|| PathBuf::from(format!("/var/lib/evenkeel/{node}")));
-    let admin_socket = args.node.socket()?;
-    let config = Config {
-        interfaces: args.interfaces.clone(),
-        load_balancer_class: args.scope.lb_class.clone(),
-        ignore_exclude_label: args.scope.ignore_exclude_lb,
-        state_directory,
-        admin_socket,
-        hooks: hook_choice(&args.hooks),
-        mode: args.mode.map(Into::into),
-        sources: args.sources.clone(),
-        source_ports: args.source_ports.0.clone(),
-        defaults: Defaults {
-            forwarding: match args.forwarding {
-                ForwardingArg::Direct => Forwarding::Direct,
-                ForwardingArg::Stack => Forwarding::Stack,
-            },
-            masquerade: args.masquerade,
-        },
-        flows: args.flows,
-        hash_seed: random()?,
-        detach: args.detach,
-        node,
-    };
+    let defaults = Defaults { forwarding: args.forwarding.into(), masquerade: args.masquerade };
+    let config = args.data_path.config(&args.node, &args.scope, defaults)?;
+    drive(config, async |_| Ok(Directory::watch(args.directories.clone())?))
+}
+
+/// Carries out what a source says until a signal.
+pub(crate) fn drive<S>(config: Config, source: S) -> anyhow::Result<ExitCode>
+where
+    S: AsyncFnOnce(&mut Config) -> anyhow::Result<watch::Receiver<Update>>,
+{
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), object = OBJECT_COMPILER, "starting");
     let shutdown = shutdown::on_signal()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let updates = Directory::watch(args.directories.clone())?;
+        let mut config = config;
+        let updates = source(&mut config).await?;
         evenkeel_agent::run(config, updates, shutdown, announce_ready).await?;
         anyhow::Ok(())
     })?;
