@@ -64,11 +64,21 @@ impl Asked {
         matches!(self.query(name), "true" | "1")
     }
 
+    /// The body, which is JSON or, for some kinds, protobuf.
     pub(crate) fn json(&self) -> Result<Value, ApiError> {
+        if self.content_type.starts_with(PROTOBUF) {
+            return crate::protobuf::read(&self.body).map_err(|why| {
+                let shown = format!("{PROTOBUF}: {why}");
+                ApiError::unsupported_media_type(&shown, "application/json")
+            });
+        }
         serde_json::from_slice(&self.body)
             .map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}")))
     }
 }
+
+/// The media type of Kubernetes' protobuf.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 type Reply = Response<Answer>;
 
@@ -547,10 +557,10 @@ async fn delete_all(asked: &Asked, mut call: Call, selector: Selector) -> Result
     Ok(reply(200, read::encode_list(&scope, &list)))
 }
 
-/// Bodies are JSON.
+/// Bodies of objects are JSON or protobuf.
 fn check_type(asked: &Asked) -> Result<(), ApiError> {
     let kind = asked.content_type.split(';').next().unwrap_or_default().trim();
-    if matches!(kind, "" | "application/json") {
+    if matches!(kind, "" | "application/json" | PROTOBUF) {
         return Ok(());
     }
     Err(ApiError::unsupported_media_type(kind, "application/json"))

@@ -21,6 +21,7 @@ mod kinds;
 mod listen;
 mod object;
 mod patch;
+mod protobuf;
 mod read;
 mod registry;
 mod schema;

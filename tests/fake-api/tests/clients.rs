@@ -1,6 +1,8 @@
 //! Kubernetes clients against the server: kube-rs as the project uses it. With `KUBECONFIG` set, against that cluster,
 //! where a test needs no faults.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! `kubectl` and `helm`, as `scripts/setup.sh test` puts them into `target/tools`, against the server.
 
+#![expect(clippy::expect_used, reason = "helpers of tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
