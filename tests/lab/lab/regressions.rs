@@ -189,6 +189,8 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
         defaults: evenkeel_agent::desired::Defaults { forwarding: Forwarding::Direct, masquerade: false },
         flows: None,
         hash_seed: 7,
+        cluster: None,
+        listen: None,
         detach: true,
     };
     let socket = config.admin_socket.clone();
@@ -200,6 +202,7 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
                 diagnostics: Arc::new([]),
                 whereabouts: evenkeel_sources::catalog::Whereabouts::default(),
                 readable: true,
+                observed: evenkeel_sources::kubernetes::Observed::default(),
                 changed_at: Instant::now(),
             };
             let (source, updates) = tokio::sync::watch::channel(update);
