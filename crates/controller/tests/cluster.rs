@@ -193,15 +193,15 @@ async fn an_uninstall_that_deletes_the_pools_with_their_definitions_costs_no_add
     // One that has never seen the pools.
     controller.stop().await;
     let controller = cluster.start("b");
-    cluster.create(SERVICES, &service("0-waits", &json!({}))).await;
-    cluster.until_refused("0-waits", "no_pool").await;
+    cluster.create(SERVICES, &service("aa-waits", &json!({}))).await;
+    cluster.until_refused("aa-waits", "no_pool").await;
     for (name, addresses) in &before {
         assert_eq!(cluster.addresses(name).await, *addresses, "{name}");
     }
     // And the pools return, in another order than before.
     cluster.define().await;
     cluster.create(POOLS, &pool("new", &["10.0.0.0/24"])).await;
-    cluster.until("whoever waited is served", async || !cluster.addresses("0-waits").await.is_empty()).await;
+    cluster.until("whoever waited is served", async || !cluster.addresses("aa-waits").await.is_empty()).await;
     for (name, addresses) in &before {
         assert_eq!(cluster.addresses(name).await, *addresses, "{name}");
     }

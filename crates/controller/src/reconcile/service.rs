@@ -15,7 +15,7 @@ const FORMER_POOL: &str = "metallb.universe.tf/ip-allocated-from-pool";
 /// Whether a service has the addresses it asks for.
 pub const CONDITION: &str = "evenkeel.io/AddressesAssigned";
 
-/// Traffic of the cluster's own pods and nodes is kube-proxy's (`docs/decisions/0022-status-writes.md`).
+/// Traffic of the cluster's own pods and nodes is kube-proxy's (`docs/decisions/0030-status-writes.md`).
 const IP_MODE: &str = "VIP";
 
 /// What is to be written to a service: one patch of its status.

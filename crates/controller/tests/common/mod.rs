@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use evenkeel_controller::Config;
 use evenkeel_controller::election::Times;
 use evenkeel_fake_api::{FakeApi, Handle, Options};
+use evenkeel_sources::kubernetes;
 use kube::Client;
 use kube::core::params::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::request::Request;
@@ -16,26 +17,26 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The namespace of the configuration.
-pub const SYSTEM: &str = "lb";
+pub(crate) const SYSTEM: &str = "lb";
 /// How long anything may take on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const SERVICES: &str = "/api/v1/namespaces/shop/services";
-pub const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/lb/ipaddresspools";
-pub const EVENTS: &str = "/api/v1/namespaces/shop/events";
-pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const SERVICES: &str = "/api/v1/namespaces/shop/services";
+pub(crate) const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/lb/ipaddresspools";
+pub(crate) const EVENTS: &str = "/api/v1/namespaces/shop/events";
+pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// A cluster that consists of its API.
-pub struct Cluster {
-    pub api: Handle,
-    pub client: Client,
+pub(crate) struct Cluster {
+    pub(crate) api: Handle,
+    pub(crate) client: Client,
 }
 
 impl Cluster {
     /// With MetalLB's definitions, and a pool of these ranges.
-    pub async fn new(ranges: &[&str]) -> Self {
+    pub(crate) async fn new(ranges: &[&str]) -> Self {
         let api = FakeApi::start("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
-        let client = Client::try_from(kube::Config::new(api.url().parse().unwrap())).unwrap();
+        let client = kubernetes::client(kube::Config::new(api.url().parse().unwrap())).unwrap();
         let cluster = Self { api, client };
         for namespace in [SYSTEM, "shop"] {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
@@ -49,46 +50,46 @@ impl Cluster {
     }
 
     /// Create MetalLB's definitions.
-    pub async fn define(&self) {
+    pub(crate) async fn define(&self) {
         for (kind, plural) in [("IPAddressPool", "ipaddresspools"), ("ConfigurationState", "configurationstates")] {
             self.create(CRDS, &definition(kind, plural)).await;
         }
         self.until("the definitions are served", async || self.list(POOLS).await.is_some()).await;
     }
 
-    pub async fn create(&self, path: &str, object: &Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Value {
         let request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(object).unwrap()).unwrap();
         self.client.request(request).await.unwrap_or_else(|error| panic!("{path}: {error}: {object}"))
     }
 
-    pub async fn patch(&self, path: &str, name: &str, patch: &Value) -> Value {
+    pub(crate) async fn patch(&self, path: &str, name: &str, patch: &Value) -> Value {
         let request = Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(patch)).unwrap();
         self.client.request(request).await.unwrap()
     }
 
-    pub async fn patch_status(&self, path: &str, name: &str, patch: &Value) -> Value {
+    pub(crate) async fn patch_status(&self, path: &str, name: &str, patch: &Value) -> Value {
         let request =
             Request::new(path).patch_subresource("status", name, &PatchParams::default(), &Patch::Merge(patch));
         self.client.request(request.unwrap()).await.unwrap()
     }
 
-    pub async fn delete(&self, path: &str, name: &str) {
+    pub(crate) async fn delete(&self, path: &str, name: &str) {
         let request = Request::new(path).delete(name, &DeleteParams::default()).unwrap();
         self.client.request::<Value>(request).await.unwrap();
     }
 
-    pub async fn get(&self, path: &str, name: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str, name: &str) -> Value {
         self.client.request(Request::new(path).get(name, &Default::default()).unwrap()).await.unwrap()
     }
 
     /// The objects of a collection; `None` when there is no such.
-    pub async fn list(&self, path: &str) -> Option<Vec<Value>> {
+    pub(crate) async fn list(&self, path: &str) -> Option<Vec<Value>> {
         let list: Value = self.client.request(Request::new(path).list(&ListParams::default()).unwrap()).await.ok()?;
         Some(list["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Wait until something is so.
-    pub async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         let started = Instant::now();
         while !is_so().await {
             if started.elapsed() > PATIENCE {
@@ -99,17 +100,17 @@ impl Cluster {
     }
 
     /// The addresses of a service.
-    pub async fn addresses(&self, name: &str) -> Vec<String> {
+    pub(crate) async fn addresses(&self, name: &str) -> Vec<String> {
         addresses(&self.get(SERVICES, name).await)
     }
 
-    pub async fn until_has(&self, name: &str, expected: &[&str]) {
+    pub(crate) async fn until_has(&self, name: &str, expected: &[&str]) {
         let what = format!("{name} has {expected:?}");
         self.until(&what, async || self.addresses(name).await == expected).await;
     }
 
     /// The condition of a service: its status and reason.
-    pub async fn condition(&self, name: &str) -> Option<(String, String)> {
+    pub(crate) async fn condition(&self, name: &str) -> Option<(String, String)> {
         let service = self.get(SERVICES, name).await;
         let ours = |condition: &&Value| condition["type"] == "evenkeel.io/AddressesAssigned";
         let condition = service["status"]["conditions"].as_array()?.iter().find(ours)?;
@@ -117,13 +118,13 @@ impl Cluster {
         Some((text("status"), text("reason")))
     }
 
-    pub async fn until_refused(&self, name: &str, reason: &str) {
+    pub(crate) async fn until_refused(&self, name: &str, reason: &str) {
         let refused = Some(("False".to_owned(), reason.to_owned()));
         self.until(reason, async || self.condition(name).await == refused).await;
     }
 
     /// The addresses of all services, by name.
-    pub async fn all(&self) -> BTreeMap<String, Vec<String>> {
+    pub(crate) async fn all(&self) -> BTreeMap<String, Vec<String>> {
         let services = self.list(SERVICES).await.unwrap();
         services
             .iter()
@@ -132,23 +133,23 @@ impl Cluster {
     }
 
     /// How often services were written.
-    pub fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.api.writes().get("/services").copied().unwrap_or_default()
     }
 
     /// Wait until the controller has had every reason to write once more: another service got its address.
-    pub async fn until_at_rest(&self) {
+    pub(crate) async fn until_at_rest(&self) {
         let name = format!("marker-{}", self.api.revision());
         self.create(SERVICES, &service(&name, &json!({}))).await;
         self.until("the marker is served", async || self.condition(&name).await.is_some()).await;
         self.delete(SERVICES, &name).await;
     }
 
-    pub fn start(&self, identity: &str) -> Controller {
+    pub(crate) fn start(&self, identity: &str) -> Controller {
         self.start_with(identity, |_| {})
     }
 
-    pub fn start_with(&self, identity: &str, change: impl FnOnce(&mut Config)) -> Controller {
+    pub(crate) fn start_with(&self, identity: &str, change: impl FnOnce(&mut Config)) -> Controller {
         let mut config = Config {
             namespace: SYSTEM.to_owned(),
             load_balancer_class: None,
@@ -164,36 +165,36 @@ impl Cluster {
         change(&mut config);
         let stop = CancellationToken::new();
         // Each has connections of its own, as a process would.
-        let client = Client::try_from(kube::Config::new(self.api.url().parse().unwrap())).unwrap();
+        let client = kubernetes::client(kube::Config::new(self.api.url().parse().unwrap())).unwrap();
         let run = evenkeel_controller::run(config, client, stop.clone(), |_| {});
         Controller { stop, task: tokio::spawn(async move { run.await.unwrap() }) }
     }
 }
 
 /// A running controller.
-pub struct Controller {
+pub(crate) struct Controller {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Controller {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }
 
     /// Without any farewell.
-    pub fn kill(self) {
+    pub(crate) fn kill(self) {
         self.task.abort();
     }
 }
 
-pub fn addresses(service: &Value) -> Vec<String> {
+pub(crate) fn addresses(service: &Value) -> Vec<String> {
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
     ingress.iter().map(|ingress| ingress["ip"].as_str().unwrap().to_owned()).collect()
 }
 
-pub fn service(name: &str, annotations: &Value) -> Value {
+pub(crate) fn service(name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": "shop", "annotations": annotations},
@@ -201,7 +202,7 @@ pub fn service(name: &str, annotations: &Value) -> Value {
     })
 }
 
-pub fn pool(name: &str, ranges: &[&str]) -> Value {
+pub(crate) fn pool(name: &str, ranges: &[&str]) -> Value {
     json!({
         "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
         "metadata": {"name": name, "namespace": SYSTEM}, "spec": {"addresses": ranges},

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use evenkeel_controller::Config;
 use evenkeel_controller::election::Times;
 use evenkeel_process::{logging, shutdown};
+use evenkeel_sources::kubernetes;
 
 /// Give services their addresses, in a cluster: one of several replicas does, elected by a Lease.
 ///
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = kube::Client::try_default().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
+        let client = kubernetes::connect().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
         let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let config = Config {
             namespace: args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),

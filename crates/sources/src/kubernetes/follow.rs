@@ -22,8 +22,12 @@ use crate::manifest;
 
 /// How many objects are asked for at once.
 const PAGE: u32 = 500;
-/// How long one watch lasts at most.
-const WATCH_TIME: Duration = Duration::from_secs(280);
+/// How long one watch lasts at most, and how long after that it takes to believe that the server is gone: a connection
+/// that died in silence says nothing, as a watch does that has nothing to tell.
+const WATCH_TIME: Duration = Duration::from_secs(240);
+const WATCH_GRACE: Duration = Duration::from_secs(10);
+/// How long an answer may take to begin, or a page of a list to come.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A watch that ends before this is nothing to go on from at once.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How long a server that takes a streaming list may take for it. One that does not know them never ends it.
@@ -174,8 +178,8 @@ impl Follower {
         params = params.limit(PAGE);
         loop {
             let request = Request::new(&self.resource.path).list(&params).map_err(kube::Error::BuildRequest);
-            let page: Page =
-                self.client.request(request.map_err(Interrupted::Failed)?).await.map_err(|e| self.why(e))?;
+            let page = in_time(self.client.request(request.map_err(Interrupted::Failed)?)).await;
+            let page: Page = page.map_err(|error| self.why(error))?;
             for object in page.items.unwrap_or_default() {
                 self.tell(&object, Some(&mut listing)).await?;
             }
@@ -200,7 +204,8 @@ impl Follower {
         let request = Request::new(&self.resource.path).watch(&params, &from).map_err(kube::Error::BuildRequest);
         let mut listing = streaming.then(|| self.listing());
         let patience = tokio::time::Instant::now() + STREAM_PATIENCE;
-        let events = self.client.request_events::<Value>(request.map_err(Interrupted::Failed)?).await;
+        let ends = tokio::time::Instant::now() + WATCH_TIME + WATCH_GRACE;
+        let events = in_time(self.client.request_events::<Value>(request.map_err(Interrupted::Failed)?)).await;
         let events = events.map_err(|error| if streaming { self.why_no_stream(error) } else { self.why(error) })?;
         let mut events = pin!(events);
         if !streaming {
@@ -212,6 +217,7 @@ impl Follower {
                 event = events.next() => event.transpose().map_err(|error| self.why(error))?,
                 () = relist.notified(), if listing.is_none() => return Err(Interrupted::Asked),
                 () = tokio::time::sleep_until(patience), if listing.is_some() => return Err(Interrupted::NoStreams),
+                () = tokio::time::sleep_until(ends) => return Err(Interrupted::Failed(no_answer())),
                 () = self.news.closed() => return Err(Interrupted::Closed),
             };
             let Some(event) = event else {
@@ -294,6 +300,15 @@ impl Follower {
             _ => self.why(error),
         }
     }
+}
+
+/// An answer, if it comes in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> kube::Error {
+    kube::Error::Service("no answer in time".into())
 }
 
 fn is_gone(status: &Status) -> bool {

@@ -30,6 +30,9 @@ use crate::update::Update;
 /// How many pieces of news may wait to be taken in.
 const QUEUE: usize = 1024;
 
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What of an API makes the World.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,6 +58,26 @@ impl Options {
         self.observe = true;
         self
     }
+}
+
+/// A client for the cluster this process runs in, or the one that KUBECONFIG names.
+///
+/// # Errors
+/// There is none, or what there is cannot be used.
+pub async fn connect() -> Result<kube::Client, kube::Error> {
+    let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    client(config)
+}
+
+/// A client that leaves it to its user to try again: nobody is to believe in an answer while there is none, and a write
+/// that comes late may come too late.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
+    config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    kube::Client::try_from(config)
 }
 
 /// Follow the API. The receiver holds an empty World that is not readable until every kind has been listed once; from
