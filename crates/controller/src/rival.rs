@@ -94,9 +94,9 @@ fn is_rival(deployment: &Value, class: Option<&str>) -> bool {
     let replicas = deployment.pointer("/status/replicas").and_then(Value::as_u64).unwrap_or_default();
     let containers = deployment.pointer("/spec/template/spec/containers").and_then(Value::as_array);
     let args = containers.into_iter().flatten().filter_map(|container| container["args"].as_array()).flatten();
-    let classes =
+    let mut classes =
         args.filter_map(Value::as_str).filter_map(|arg| arg.trim_start_matches('-').strip_prefix("lb-class="));
-    let served = classes.filter(|class| !class.is_empty()).last();
+    let served = classes.rfind(|class| !class.is_empty());
     replicas > 0 && served == class
 }
 

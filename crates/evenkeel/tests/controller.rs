@@ -20,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
 
+/// Times that do not keep a test waiting, and the usual ones.
+const SHORT: [&str; 3] = ["4s", "2s", "200ms"];
+const USUAL: [&str; 3] = ["15s", "10s", "2s"];
+
 struct Cluster {
     api: Handle,
     client: Client,
@@ -84,11 +88,12 @@ impl Cluster {
         list["items"].as_array().unwrap().iter().filter_map(address).collect()
     }
 
-    fn start(&self) -> Child {
+    /// With these times of the election.
+    fn start(&self, [duration, deadline, retry]: [&str; 3]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-        command.env_clear().env("KUBECONFIG", &self.kubeconfig).env("RUST_LOG", "warn").stdout(Stdio::piped());
+        command.env_clear().env("KUBECONFIG", &self.kubeconfig).env("EVENKEEL_LOG", "warn").stdout(Stdio::piped());
         command.args(["controller", "--namespace", "lb", "--identity", "only", "--listen", "127.0.0.1:0"]);
-        command.args(["--lease-duration", "4s", "--renew-deadline", "2s", "--retry-period", "200ms"]);
+        command.args(["--lease-duration", duration, "--renew-deadline", deadline, "--retry-period", retry]);
         command.spawn().unwrap()
     }
 }
@@ -106,7 +111,7 @@ async fn killed_at_any_moment_it_loses_duplicates_and_changes_no_address() {
     let (kills, services) = (number("EVENKEEL_KILLS", 6), number("EVENKEEL_SERVICES", 60));
     let cluster = Cluster::new().await;
     let mut known: BTreeMap<String, String> = BTreeMap::new();
-    let (mut created, mut child) = (0, cluster.start());
+    let (mut created, mut child) = (0, cluster.start(SHORT));
     let started = Instant::now();
     for kill in 0..=kills {
         // A share of the services comes while this one runs, and it dies in the middle of its work on them.
@@ -121,7 +126,7 @@ async fn killed_at_any_moment_it_loses_duplicates_and_changes_no_address() {
             tokio::time::sleep(doomed.saturating_sub(born.elapsed())).await;
             child.kill().unwrap();
             child.wait().unwrap();
-            child = cluster.start();
+            child = cluster.start(SHORT);
         }
         remember(&mut known, cluster.addresses().await);
     }
@@ -165,7 +170,7 @@ async fn it_writes_one_status_a_service_and_rests() {
     }
     let before = cluster.api.writes()["/services"];
     let started = Instant::now();
-    let mut child = cluster.start();
+    let mut child = cluster.start(USUAL);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("listening "), "{line}");

@@ -51,7 +51,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     times.check()?;
     let shutdown = shutdown::on_signal()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Plans are made on this thread; the Lease is renewed on the other however long that takes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let client = kubernetes::connect().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
         let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
