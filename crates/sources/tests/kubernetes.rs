@@ -80,6 +80,11 @@ impl Cluster {
     fn watch(&self) -> Receiver<Update> {
         watch(self.client.clone(), Options::new("lb"))
     }
+
+    /// The same, page by page.
+    fn watch_by_pages(&self) -> Receiver<Update> {
+        watch(self.client.clone(), Options { streams: false, ..Options::new("lb") })
+    }
 }
 
 fn service(name: &str) -> Value {
@@ -156,6 +161,15 @@ async fn a_directory_and_an_api_give_the_same_world() {
 }
 
 #[tokio::test]
+async fn a_list_of_several_pages_is_one_list() {
+    let cluster = Cluster::new().await;
+    cluster.services(1100).await;
+    let mut updates = cluster.watch_by_pages();
+    let update = until(&mut updates, "readable", |update| update.readable).await;
+    assert_eq!(ours(&update), 1100);
+}
+
+#[tokio::test]
 async fn definitions_that_come_later_are_noticed() {
     let cluster = Cluster::new().await;
     let mut updates = cluster.watch();
@@ -194,7 +208,7 @@ async fn a_watch_from_too_long_ago_lists_again() {
 async fn an_empty_list_removes_nothing() {
     let cluster = Cluster::new().await;
     cluster.services(5).await;
-    let mut updates = cluster.watch();
+    let mut updates = cluster.watch_by_pages();
     until(&mut updates, "five services", |update| ours(update) == 5).await;
     cluster.api.empty_lists("services", 1);
     // What is compacted includes what the watch has seen last.

@@ -96,13 +96,13 @@ impl Follower {
     pub(super) fn new(
         client: Client,
         resource: Resource,
-        observe: bool,
+        (streams, observe): (bool, bool),
         relist: Arc<Notify>,
         started: Instant,
         news: mpsc::Sender<News>,
     ) -> Self {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        Self { client, resource, observe, relist, started, news, streams: true, backoff, failing: false }
+        Self { client, resource, observe, relist, started, news, streams, backoff, failing: false }
     }
 
     /// Follow the kind until nobody wants to know any more.

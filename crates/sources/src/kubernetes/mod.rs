@@ -40,6 +40,8 @@ pub struct Options {
     pub namespace: String,
     /// The kinds that are read; all others stay empty.
     pub kinds: BTreeSet<Kind>,
+    /// Lists are asked for as the beginning of a watch, as long as the server knows such; else page by page.
+    pub streams: bool,
     /// What a controller writes to is told as well ([`Update::observed`]).
     pub observe: bool,
 }
@@ -47,7 +49,12 @@ pub struct Options {
 impl Options {
     /// All kinds there are in an API.
     pub fn new(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), kinds: resource::KINDS.into_iter().collect(), observe: false }
+        Self {
+            namespace: namespace.into(),
+            kinds: resource::KINDS.into_iter().collect(),
+            streams: true,
+            observe: false,
+        }
     }
 
     /// As a controller needs it: without the endpoints of services, which are most of what there is, and with what it
@@ -92,7 +99,8 @@ pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> 
         let relist = Arc::new(Notify::new());
         gatherer.add(kind, Arc::clone(&relist));
         let resource = resource::Resource::of(kind, &options.namespace);
-        let follower = Follower::new(client.clone(), resource, options.observe, relist, started, news.clone());
+        let follower =
+            Follower::new(client.clone(), resource, (options.streams, options.observe), relist, started, news.clone());
         tokio::spawn(follower.run());
     }
     tokio::spawn(gatherer.run(incoming, sender));

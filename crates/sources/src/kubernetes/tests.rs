@@ -14,7 +14,12 @@ struct Source {
 
 impl Source {
     fn new(kinds: &[Kind]) -> Self {
-        let options = Options { namespace: "lb".to_owned(), kinds: kinds.iter().copied().collect(), observe: true };
+        let options = Options {
+            namespace: "lb".to_owned(),
+            kinds: kinds.iter().copied().collect(),
+            streams: true,
+            observe: true,
+        };
         let mut gatherer = Gatherer::new(&options, Instant::now());
         for kind in kinds {
             gatherer.add(*kind, Arc::default());
