@@ -41,11 +41,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "evenkeel.rbac.read" -}}
 - apiGroups: [""]
   resources: [services, nodes, namespaces]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [metallb.io]
   resources: [ipaddresspools, l2advertisements, bgppeers, bgpadvertisements, bfdprofiles, communities]
-  verbs: [get, list, watch]
-- apiGroups: ["", events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
+  verbs: [list, watch]
 {{- end }}

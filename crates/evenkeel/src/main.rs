@@ -1,11 +1,13 @@
 //! The `evenkeel` command line: one module per command under `command/`.
 
+mod cluster;
 mod command;
 mod demo;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Load balancer for bare-metal Kubernetes and plain Linux hosts that loses no connection.
 #[derive(Parser)]
@@ -21,6 +23,7 @@ enum Command {
     Controller(command::controller::Args),
     Crds(command::crds::Args),
     Demo(command::demo::Args),
+    Install(command::install::Args),
     Mode(command::mode::Args),
     Plan(command::plan::Args),
     Probe(command::probe::Args),
@@ -29,12 +32,27 @@ enum Command {
     Uninstall(command::uninstall::Args),
 }
 
+/// The name under which `kubectl evenkeel` finds this program.
+const KUBECTL_PLUGIN: &str = "kubectl-evenkeel";
+
+/// The command line, which calls itself as it was called.
+fn parse() -> Cli {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let is_plugin = Path::new(&called).file_name().is_some_and(|name| name == KUBECTL_PLUGIN);
+    let command = match is_plugin {
+        true => Cli::command().bin_name("kubectl evenkeel"),
+        false => Cli::command(),
+    };
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match parse().command {
         Command::Agent(args) => command::agent::run(&args),
         Command::Controller(args) => command::controller::run(&args),
         Command::Crds(args) => command::crds::run(&args),
         Command::Demo(args) => command::demo::run(&args),
+        Command::Install(args) => command::install::run(&args),
         Command::Mode(args) => command::mode::run(&args),
         Command::Plan(args) => command::plan::run(&args),
         Command::Probe(args) => command::probe::run(&args),
