@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: manifests help demo test lint unit lab bench bench-plan bpf bpf-check fuzz fuzz-packets clean
+.PHONY: image manifests help demo test lint unit lab bench bench-plan bpf bpf-check fuzz fuzz-packets clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ fuzz: ## Fuzz every parser of outside bytes, TIME seconds each (needs rustup's n
 fuzz-packets: ## Run any packet at all through the real eBPF object: PACKETS (10 million) in at most TIME (600) seconds; needs root
 	$(CARGO) build --release --locked --package xtask
 	@scripts/privileged.sh $(TARGET)/release/xtask fuzz-packets --packets $(or $(PACKETS),10000000) --seconds $(or $(TIME),600)
+
+image: ## An OCI image archive of the static binary, without Docker: target/image/evenkeel.oci.tar
+	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$$PWD=/evenkeel" $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu --package evenkeel
+	$(CARGO) xtask image --binary $(TARGET)/x86_64-unknown-linux-gnu/release/evenkeel
 
 manifests: ## Write the definitions in the chart, and the plain manifests rendered from it (needs helm)
 	$(CARGO) build --locked

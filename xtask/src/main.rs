@@ -1,8 +1,9 @@
-//! Developer tasks: eBPF object, benchmarks, fuzzing of the packet path.
+//! Developer tasks: eBPF object, benchmarks, fuzzing of the packet path, image.
 
 mod bench;
 mod bpf;
 mod fuzz_packets;
+mod image;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ enum Task {
     Bench(Box<bench::Args>),
     Bpf(bpf::Args),
     FuzzPackets(fuzz_packets::Args),
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),
         Task::FuzzPackets(args) => fuzz_packets::run(&args),
+        Task::Image(args) => image::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
