@@ -23,8 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["evenkeel-loader", "evenkeel-probe", "evenkeel-process", "evenkeel-sources"],
     // Built before the loader is, and by it.
     &["evenkeel-builder", "evenkeel-harness", "evenkeel-programs"],
-    // What becomes of decisions in time: no IO.
-    &["evenkeel-health"],
+    // What becomes of decisions in time, and what manifests are made of: no IO.
+    &["evenkeel-health", "evenkeel-manifest"],
     // Decisions and protocol cores: no IO.
     &["evenkeel-frames", "evenkeel-maps", "evenkeel-neighbor", "evenkeel-ownership", "evenkeel-plan"],
     // Schemas, and messages of protocols that manifests speak of: no crate of ours.
@@ -93,6 +93,7 @@ fn decisions_and_protocol_cores_reach_no_driver() {
         "evenkeel-dns",
         "evenkeel-frames",
         "evenkeel-health",
+        "evenkeel-manifest",
         "evenkeel-neighbor",
         "evenkeel-ownership",
         "evenkeel-plan",

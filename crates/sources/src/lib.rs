@@ -10,13 +10,12 @@
 //! pure.
 
 pub mod catalog;
-pub mod diagnostic;
 pub mod directory;
 pub mod kubernetes;
 pub mod manifest;
 pub mod state;
 mod update;
 
-pub use diagnostic::{Diagnostic, Severity};
 pub use directory::{Directory, Loaded};
+pub use evenkeel_manifest::diagnostic::{self, Diagnostic, Severity};
 pub use update::Update;

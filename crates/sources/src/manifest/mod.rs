@@ -13,12 +13,10 @@ mod json;
 mod kinds;
 mod label;
 mod limits;
-mod lines;
 mod metallb;
 mod object;
 mod other;
 mod read;
-mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,15 +24,14 @@ use std::sync::Arc;
 
 use evenkeel_plan::world::{Kind, Object, ObjectKey};
 
-pub use self::lines::Text;
-use self::lines::mentions_secret;
 use self::object::labels;
 pub(crate) use self::object::version;
 use self::read::Reader;
-pub(crate) use self::read::{MAX_MESSAGE, cut};
-pub use self::yaml::Position;
-use self::yaml::{Entry, Node, Value};
-use crate::diagnostic::{Diagnostic, Severity};
+use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
+use evenkeel_manifest::mentions_secret;
+pub(crate) use evenkeel_manifest::words::{MAX_MESSAGE, cut};
+use evenkeel_manifest::yaml::{self, Entry, Node, Value};
+pub use evenkeel_manifest::{Position, Text};
 
 /// Largest file read, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;

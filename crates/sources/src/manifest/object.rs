@@ -1,12 +1,13 @@
 //! One document: which object it is, or which objects it lists.
 
+use evenkeel_manifest::Text;
+use evenkeel_manifest::words;
+use evenkeel_manifest::yaml::{Node, Value};
 use evenkeel_plan::selector::Labels;
 use evenkeel_plan::world::{Kind, Object, ObjectKey, ObjectName};
 
-use super::lines::Text;
 use super::metallb::Version;
-use super::read::{self, Field, Fields, Reader};
-use super::yaml::{Node, Value};
+use super::read::{Field, Fields, Reader};
 use super::{Document, Parsed, endpoints, kinds, label, metallb, other, places};
 
 const CORE: &str = "v1";
@@ -96,7 +97,7 @@ impl Parsed {
         let kind_field = if item_of.is_some() { fields.get("kind") } else { fields.require(reader, "kind") };
         let kind = kind_field.and_then(|kind| kind.text(reader)).or(item_of.map(|items| items.kind));
         let kind = kind.ok_or(Unidentified)?;
-        reader.kind = read::shortened(kind);
+        reader.kind = words::shortened(kind);
         reader.secret |= kind == Kind::Secret.as_str();
         let version_field =
             if item_of.is_some() { fields.get("apiVersion") } else { fields.require(reader, "apiVersion") };
@@ -117,7 +118,7 @@ impl Parsed {
             reader.error(
                 "unsupported_version",
                 at,
-                format!("{kind} {} is not known", read::shortened(version)),
+                format!("{kind} {} is not known", words::shortened(version)),
                 remedy,
             );
         }
@@ -240,7 +241,7 @@ pub(super) fn name(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<String>
     let text = field.string(reader)?;
     if !label::is_domain(text) {
         let remedy = "use at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
-        reader.error("invalid_name", field, format!("`{}` is not a name", read::shortened(text)), remedy);
+        reader.error("invalid_name", field, format!("`{}` is not a name", words::shortened(text)), remedy);
         return None;
     }
     Some(text.to_owned())

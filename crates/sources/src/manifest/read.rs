@@ -7,14 +7,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use evenkeel_manifest::Text;
+use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
+pub(super) use evenkeel_manifest::words::{MAX_MESSAGE, close_to, cut, distance, shortened};
+use evenkeel_manifest::yaml::{Entry, Node, Position, Scalar, Value};
 use evenkeel_plan::selector::Labels;
 
 use super::duration::{self, DurationError};
 use super::label;
-use super::lines::Text;
-use super::yaml::{Entry, Node, Position, Scalar, Value};
 use super::{MAX_FINDINGS, add};
-use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// What is known of the object being read, and what was found wrong with it.
 pub(super) struct Reader<'t> {
@@ -430,61 +431,3 @@ impl<'n> Fields<'n> {
 
 /// Most characters of a field's path.
 const MAX_PATH: usize = 400;
-
-/// As much of a text as belongs into a message.
-pub(super) fn shortened(text: &str) -> String {
-    cut(text, 120)
-}
-
-/// Most characters of a message, whatever it quotes.
-pub(crate) const MAX_MESSAGE: usize = 600;
-
-pub(crate) fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
-/// The known word of which this may be a misspelling.
-pub(super) fn close_to<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let close = known.iter().min_by_key(|known| distance(known, word))?;
-    (distance(close, word) <= 1 + word.len() / 4).then_some(close)
-}
-
-/// Levenshtein's edit distance, case ignored; far apart for words too long to be misspellings.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    if a.len().max(b.len()) > 64 {
-        return usize::MAX;
-    }
-    let (a, b) = (a.to_lowercase(), b.to_lowercase());
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (to, cell) in b.chars().zip(row.iter_mut().skip(1)) {
-            let changed = diagonal + usize::from(from != to);
-            diagonal = *cell;
-            left = changed.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances_are_edits() {
-        assert_eq!(distance("addresses", "adresses"), 1);
-        assert_eq!(distance("addresses", "addresses"), 0);
-        assert_eq!(distance("autoAssign", "autoasign"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
-}

@@ -59,7 +59,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// A finding about a file as a whole.
-    pub(crate) fn about_file(
+    pub fn about_file(
         file: &Path,
         severity: Severity,
         reason: &'static str,

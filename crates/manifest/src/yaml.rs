@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::read::shortened;
+use crate::words::shortened;
 
 /// Deepest nesting. Kubernetes objects stay below 20.
 const MAX_DEPTH: usize = 64;
@@ -27,38 +27,49 @@ pub struct Position {
 
 /// A value and where it starts.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) at: Position,
+pub struct Node {
+    /// What it is.
+    pub value: Value,
+    /// Where it starts.
+    pub at: Position,
     /// Of itself and all below it.
     nodes: usize,
 }
 
+/// What a value is.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub enum Value {
+    /// A word, a number, a string.
     Scalar(Scalar),
+    /// A list.
     Sequence(Vec<Node>),
+    /// Entries in their order, each key once.
     Mapping(Vec<Entry>),
 }
 
 /// A scalar. Whether it was quoted decides what `5` and `true` are.
 #[derive(Clone, Debug)]
-pub(super) struct Scalar {
-    pub(super) text: Box<str>,
-    pub(super) plain: bool,
+pub struct Scalar {
+    /// The text, unescaped.
+    pub text: Box<str>,
+    /// Whether it was neither quoted nor tagged as a string.
+    pub plain: bool,
 }
 
 /// One entry of a mapping.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: Box<str>,
-    pub(super) at: Position,
-    pub(super) value: Node,
+pub struct Entry {
+    /// The key.
+    pub key: Box<str>,
+    /// Where the key stands.
+    pub at: Position,
+    /// What it stands for.
+    pub value: Node,
 }
 
 impl Entry {
     /// Where an eye looks for it: the value if it is one word or text, else the key.
-    pub(super) fn focus(&self) -> Position {
+    pub fn focus(&self) -> Position {
         match &self.value.value {
             Value::Scalar(scalar) if !scalar.text.is_empty() => self.value.at,
             Value::Scalar(_) | Value::Sequence(_) | Value::Mapping(_) => self.at,
@@ -68,24 +79,30 @@ impl Entry {
 
 /// Why a text is no document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct YamlError {
-    pub(super) at: Position,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-    pub(super) remedy: &'static str,
+pub struct YamlError {
+    /// Where.
+    pub at: Position,
+    /// The named reason, in snake_case.
+    pub reason: &'static str,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: &'static str,
 }
 
 impl Node {
     /// A node that is never copied, so that nobody asks how many there are below it.
-    pub(super) fn new(value: Value, at: Position) -> Self {
+    pub fn new(value: Value, at: Position) -> Self {
         Self { value, at, nodes: 1 }
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    /// Whether it is absent in all but name.
+    pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.is_null())
     }
 
-    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+    /// The entry of a mapping by its key.
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.value {
             Value::Mapping(entries) => entries.iter().find(|entry| *entry.key == *key),
             Value::Scalar(_) | Value::Sequence(_) => None,
@@ -94,12 +111,13 @@ impl Node {
 }
 
 impl Scalar {
-    pub(super) fn is_null(&self) -> bool {
+    /// Whether this is one of YAML's words for nothing.
+    pub fn is_null(&self) -> bool {
         self.plain && matches!(&*self.text, "" | "~" | "null" | "Null" | "NULL")
     }
 
     /// The boolean Kubernetes' own YAML reader would see, which still knows `yes` and `on`.
-    pub(super) fn as_bool(&self) -> Option<bool> {
+    pub fn as_bool(&self) -> Option<bool> {
         match self.text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" if self.plain => Some(true),
             "false" | "no" | "off" if self.plain => Some(false),
@@ -107,7 +125,8 @@ impl Scalar {
         }
     }
 
-    pub(super) fn as_integer(&self) -> Option<i64> {
+    /// The decimal number this is to every reader.
+    pub fn as_integer(&self) -> Option<i64> {
         let digits = self.text.strip_prefix(['-', '+']).unwrap_or(&self.text);
         // A leading zero means base 8 to some readers.
         let decimal = !digits.is_empty()
@@ -117,7 +136,7 @@ impl Scalar {
     }
 
     /// The text, if it is a string and not something that merely looks like one.
-    pub(super) fn as_string(&self) -> Option<&str> {
+    pub fn as_string(&self) -> Option<&str> {
         let other = self.plain && (self.is_null() || self.as_bool().is_some() || self.is_number());
         (!other).then_some(&*self.text)
     }
@@ -140,21 +159,22 @@ impl Scalar {
 }
 
 /// One document of a stream: its text and the line it starts on, from 0.
-pub(super) struct Chunk<'t> {
-    pub(super) text: &'t str,
+pub struct Chunk<'t> {
+    /// Its text.
+    pub text: &'t str,
     first_line: usize,
 }
 
 /// The documents of a stream. A `---` at the start of a line separates documents whatever surrounds it, so a document
 /// that cannot be parsed does not take the ones after it along.
-pub(super) fn chunks(text: &str) -> Vec<Chunk<'_>> {
+pub fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = all_chunks(text);
     chunks.retain(|chunk| !chunk.is_blank());
     chunks
 }
 
 /// The same with those that hold nothing.
-pub(super) fn all_chunks(text: &str) -> Vec<Chunk<'_>> {
+pub fn all_chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first_line, mut offset) = (0, 0, 0);
     for (n, line) in text.split_inclusive('\n').enumerate() {
@@ -187,7 +207,11 @@ impl Chunk<'_> {
     }
 
     /// The tree, or `None` for an empty document.
-    pub(super) fn parse(&self) -> Result<Option<Node>, YamlError> {
+    ///
+    /// # Errors
+    ///
+    /// Where it is no YAML, or more of it than is read.
+    pub fn parse(&self) -> Result<Option<Node>, YamlError> {
         self.check_characters()?;
         let mut builder =
             Builder { chunk: self, open: Vec::new(), anchors: HashMap::new(), nodes: 0, copies: 0, root: None };

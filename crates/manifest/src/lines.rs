@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use super::yaml::{self, Position};
 use crate::diagnostic::Snippet;
+use crate::yaml::{self, Position};
 
 /// The text of a file.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +22,13 @@ const MAX_SHOWN: usize = 120;
 const MAX_BEFORE: usize = 60;
 
 impl Text {
-    pub(super) fn of(text: &str) -> Self {
+    /// The text of a file.
+    pub fn of(text: &str) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
     /// What may be kept of it: neither documents that may be Secrets nor passwords.
-    pub(super) fn without_secrets(self) -> Self {
+    pub fn without_secrets(self) -> Self {
         if !self.text.contains(SECRET) && !self.has_passwords() {
             return self;
         }
@@ -59,7 +60,7 @@ impl Text {
     }
 
     /// The part of the line around `at`; none where there is no such line, or where it would show a secret.
-    pub(crate) fn snippet(&self, at: Position) -> Option<Snippet> {
+    pub fn snippet(&self, at: Position) -> Option<Snippet> {
         let line = self.line(at.line)?;
         let before = at.column.checked_sub(1)?;
         let window = if line.len() <= MAX_LINE {
@@ -122,7 +123,7 @@ fn without_secrets(line: &str) -> Option<String> {
 }
 
 /// Whether an object of kind Secret seems to stand here.
-pub(super) fn mentions_secret(text: &str) -> bool {
+pub fn mentions_secret(text: &str) -> bool {
     const KIND: &str = "kind";
     text.match_indices(SECRET).any(|(at, _)| {
         let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + SECRET.len()..).unwrap_or_default());
