@@ -9,6 +9,10 @@ mkdir -p fuzz/corpus/manifest
 for file in tests/golden/*/manifests/*; do
   [ -f "$file" ] && cp "$file" "fuzz/corpus/manifest/$(tr / - <<<"$file")"
 done
+mkdir -p fuzz/corpus/lint
+for file in tests/golden-lint/*/*.yaml; do
+  cp "$file" "fuzz/corpus/lint/$(tr / - <<<"$file")"
+done
 for target in ${*:-$(cargo +nightly fuzz list)}; do
   printf '==> fuzzing %s for %s s\n' "$target" "$seconds"
   cargo +nightly fuzz run "$target" -- -max_total_time="$seconds"

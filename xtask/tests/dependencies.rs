@@ -23,6 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["evenkeel-loader", "evenkeel-probe", "evenkeel-process", "evenkeel-sources"],
     // Built before the loader is, and by it.
     &["evenkeel-builder", "evenkeel-harness", "evenkeel-programs"],
+    // Rules about manifests: no IO.
+    &["evenkeel-lint"],
     // What becomes of decisions in time, and what manifests are made of: no IO.
     &["evenkeel-health", "evenkeel-manifest"],
     // Decisions and protocol cores: no IO.
@@ -93,6 +95,7 @@ fn decisions_and_protocol_cores_reach_no_driver() {
         "evenkeel-dns",
         "evenkeel-frames",
         "evenkeel-health",
+        "evenkeel-lint",
         "evenkeel-manifest",
         "evenkeel-neighbor",
         "evenkeel-ownership",

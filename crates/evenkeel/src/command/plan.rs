@@ -114,7 +114,7 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
 }
 
 /// Colours are for a terminal, and for those who want them (no-color.org).
-fn style(terminal: bool, no_color: Option<&OsStr>) -> Style {
+pub(super) fn style(terminal: bool, no_color: Option<&OsStr>) -> Style {
     let unwanted = no_color.is_some_and(|value| !value.is_empty());
     if terminal && !unwanted { Style::Coloured } else { Style::Plain }
 }

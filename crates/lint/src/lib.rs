@@ -1,0 +1,184 @@
+//! Rules about manifests: everything in them that loses requests in rollouts, drains and failures.
+//!
+//! ```text
+//! texts ──> source (documents) ──> picture (who reaches whom) ──> rules ──> Report ──> text, JSON, SARIF, JUnit, GitHub
+//!                                                                   └─> fix (edits) ──> texts
+//! ```
+//!
+//! No file, socket or clock: texts come in, texts go out.
+
+mod config;
+mod fix;
+pub mod output;
+mod picture;
+pub mod rules;
+mod source;
+mod view;
+
+use std::collections::BTreeMap;
+
+pub use config::{Balancer, Config, ConfigError};
+pub use evenkeel_manifest::Diagnostic;
+use evenkeel_manifest::diagnostic::{Location, Severity};
+use evenkeel_manifest::yaml::all_chunks;
+pub use rules::Rule;
+pub use source::{Input, MAX_BYTES};
+
+use picture::Picture;
+use rules::{Ask, Raw};
+use source::Source;
+
+/// One finding.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The rule that is broken.
+    pub rule: &'static Rule,
+    /// Where, what and what to do; its reason is the rule's number.
+    pub diagnostic: Diagnostic,
+    /// Whether `--fix` does something about it.
+    pub fixable: bool,
+    /// Why it does not count, if the object says so.
+    pub suppressed: Option<String>,
+}
+
+/// What was found in some texts.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// By place.
+    pub findings: Vec<Finding>,
+    /// Those that are suppressed.
+    pub suppressed: Vec<Finding>,
+    /// What could not be read.
+    pub unreadable: Vec<Diagnostic>,
+    /// Objects no rule looked at, by the reason.
+    pub skipped: BTreeMap<String, usize>,
+    /// How many objects there were.
+    pub objects: usize,
+}
+
+impl Report {
+    /// Whether something is as bad as `severity`, or worse.
+    pub fn reaches(&self, severity: Severity) -> bool {
+        self.findings.iter().any(|finding| finding.diagnostic.severity <= severity)
+    }
+
+    /// The exit code: 2 if something could not be read, 1 for findings from `fail_on` on, else 0.
+    pub fn exit_code(&self, fail_on: Severity) -> u8 {
+        if !self.unreadable.is_empty() { 2 } else { u8::from(self.reaches(fail_on)) }
+    }
+}
+
+/// Look at texts, all of which belong to one cluster.
+pub fn lint(inputs: &[Input], config: &Config) -> Report {
+    let source = Source::read(inputs);
+    let picture = Picture::of(&source);
+    let raws = rules::check(&Ask { picture: &picture, config });
+    let mut report = Report { skipped: picture.skipped.clone(), objects: picture.all.len(), ..Report::default() };
+    for raw in raws {
+        let suppressed = raw.suppressed.clone();
+        let Some(finding) = locate(&source, config, raw) else { continue };
+        if suppressed.is_some() { &mut report.suppressed } else { &mut report.findings }.push(finding);
+    }
+    let place = |finding: &Finding| (finding.diagnostic.location.clone(), finding.rule.id);
+    report.findings.sort_by_cached_key(place);
+    report.suppressed.sort_by_cached_key(place);
+    report.unreadable = source.unreadable;
+    report
+}
+
+fn locate(source: &Source, config: &Config, raw: Raw) -> Option<Finding> {
+    let document = source.documents.get(raw.document)?;
+    let at = raw.path.position(&document.root);
+    let mut remedy = raw.remedy;
+    if config.balancer == Balancer::Evenkeel && !raw.rule.evenkeel.is_empty() {
+        remedy = format!("{remedy}. {}", raw.rule.evenkeel);
+    }
+    let diagnostic = Diagnostic {
+        location: Location { file: source.names.get(document.input)?.into(), line: at.line, column: at.column },
+        severity: raw.severity,
+        reason: raw.rule.id,
+        kind: raw.kind,
+        name: raw.name,
+        field: raw.path.to_string(),
+        message: raw.message,
+        remedy,
+        snippet: if document.secret { None } else { source.texts.get(document.input)?.snippet(at) },
+    };
+    Some(Finding { rule: raw.rule, diagnostic, fixable: !raw.edits.is_empty(), suppressed: raw.suppressed })
+}
+
+/// Rounds of fixing: a fix may bring another rule into play, such as a longer preStop the grace period.
+const MAX_ROUNDS: usize = 12;
+
+/// The texts with every fix in them that can be made.
+pub fn fix(inputs: &[Input], config: &Config) -> Vec<Input> {
+    let mut inputs = inputs.to_vec();
+    for _ in 0..MAX_ROUNDS {
+        // A misspelt field before others: where it is known, others need not add it.
+        if !fix_once(&mut inputs, config, is_rename) && !fix_once(&mut inputs, config, |_| true) {
+            break;
+        }
+    }
+    inputs
+}
+
+fn is_rename(edits: &[fix::Edit]) -> bool {
+    matches!(edits, [fix::Edit::Rename(..)])
+}
+
+fn fix_once(inputs: &mut [Input], config: &Config, wanted: fn(&[fix::Edit]) -> bool) -> bool {
+    // By input and part of its text.
+    let mut edits: BTreeMap<(usize, usize), Vec<Vec<fix::Edit>>> = BTreeMap::new();
+    {
+        let source = Source::read(inputs);
+        let picture = Picture::of(&source);
+        for raw in rules::check(&Ask { picture: &picture, config }) {
+            if raw.edits.is_empty() || raw.suppressed.is_some() || !wanted(&raw.edits) {
+                continue;
+            }
+            if let Some(document) = source.documents.get(raw.document) {
+                edits.entry((document.input, document.chunk)).or_default().push(raw.edits);
+            }
+        }
+    }
+    let mut changed = false;
+    for (n, input) in inputs.iter_mut().enumerate() {
+        if edits.range((n, 0)..(n + 1, 0)).next().is_none() {
+            continue;
+        }
+        let mut text = String::new();
+        for (number, chunk) in all_chunks(&input.text).into_iter().enumerate() {
+            let mut part = chunk.text.to_owned();
+            let mut behind = Vec::new();
+            for edits in edits.get(&(n, number)).into_iter().flatten() {
+                if matches!(edits.as_slice(), [fix::Edit::Append(_)]) {
+                    // Last, so that the part stays one document for the others.
+                    behind.extend(edits);
+                } else if let Some(fixed) = fix::apply(&part, edits) {
+                    changed |= fixed != part;
+                    part = fixed;
+                }
+            }
+            for edit in behind {
+                if let Some(fixed) = fix::apply(&part, std::slice::from_ref(edit)) {
+                    changed = true;
+                    part = fixed;
+                }
+            }
+            text += &part;
+        }
+        input.text = text;
+    }
+    changed
+}
+
+/// What changed, as a unified diff that `git apply` and `patch -p1` take.
+pub fn patch(before: &[Input], after: &[Input]) -> String {
+    let mut patch = String::new();
+    for (old, new) in before.iter().zip(after).filter(|(old, new)| old.text != new.text) {
+        let name = old.name.trim_start_matches("./").trim_start_matches('/');
+        let diff = similar::TextDiff::from_lines(old.text.as_str(), new.text.as_str());
+        patch += &diff.unified_diff().context_radius(3).header(&format!("a/{name}"), &format!("b/{name}")).to_string();
+    }
+    patch
+}

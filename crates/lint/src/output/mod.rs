@@ -1,0 +1,91 @@
+//! A report for people and for programs.
+
+mod docs;
+mod json;
+mod junit;
+
+use std::fmt::Write as _;
+
+use evenkeel_manifest::diagnostic::{Severity, Style};
+
+pub use docs::{explain, page};
+pub use json::{json, sarif};
+pub use junit::junit;
+
+use crate::Report;
+
+/// Most findings anybody would read.
+const MAX_SHOWN: usize = 1000;
+
+/// Findings as a compiler shows them, and the sum.
+pub fn text(report: &Report, style: Style) -> String {
+    let mut text = String::new();
+    for diagnostic in &report.unreadable {
+        _ = writeln!(text, "{}\n", diagnostic.render(style));
+    }
+    for finding in report.findings.iter().take(MAX_SHOWN) {
+        _ = writeln!(text, "{}\n", finding.diagnostic.render(style));
+    }
+    if report.findings.len() > MAX_SHOWN {
+        _ = writeln!(text, "{} more are left out; -o json has them all\n", report.findings.len() - MAX_SHOWN);
+    }
+    text += &summary(report);
+    text
+}
+
+fn summary(report: &Report) -> String {
+    let count = |severity| report.findings.iter().filter(|finding| finding.diagnostic.severity == severity).count();
+    let counted = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let mut text = counted(report.objects, "object", "objects");
+    _ = write!(
+        text,
+        ": {}, {}, {}",
+        counted(count(Severity::Error), "error", "errors"),
+        counted(count(Severity::Warning), "warning", "warnings"),
+        counted(count(Severity::Info), "note", "notes"),
+    );
+    if !report.unreadable.is_empty() {
+        _ = write!(text, ", {} not readable", counted(report.unreadable.len(), "document", "documents"));
+    }
+    if !report.suppressed.is_empty() {
+        _ = write!(text, ", {} suppressed", report.suppressed.len());
+    }
+    let fixable = report.findings.iter().filter(|finding| finding.fixable).count();
+    if fixable > 0 {
+        _ = write!(text, "; --fix mends {fixable}");
+    }
+    text.push('\n');
+    for (why, count) in &report.skipped {
+        _ = writeln!(text, "not looked at: {} ({why})", counted(*count, "object", "objects"));
+    }
+    if let Some(finding) = report.findings.first() {
+        _ = writeln!(text, "evenkeel lint --explain {} says more about a rule", finding.rule.id);
+    }
+    text
+}
+
+/// Workflow commands of GitHub Actions, which show findings beside the lines of a pull request.
+pub fn github(report: &Report) -> String {
+    let mut text = String::new();
+    let all = report.unreadable.iter().chain(report.findings.iter().map(|finding| &finding.diagnostic));
+    for diagnostic in all {
+        let command = match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Info => "notice",
+        };
+        // "% \r \n" in data, and ": ," as well in properties (actions/toolkit, command.ts).
+        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+        _ = writeln!(
+            text,
+            "::{command} file={},line={},col={},title={}::{}",
+            property(&diagnostic.location.file.display().to_string()),
+            diagnostic.location.line.max(1),
+            diagnostic.location.column.max(1),
+            property(&format!("{} {} {}", diagnostic.reason, diagnostic.kind, diagnostic.name)),
+            data(&format!("{}; {}", diagnostic.message, diagnostic.remedy)),
+        );
+    }
+    text
+}
