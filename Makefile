@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: image manifests help demo test lint unit lab bench bench-plan bpf bpf-check fuzz fuzz-packets clean
+.PHONY: help demo test lint unit lab bench bench-plan bench-lint bpf bpf-check fuzz fuzz-packets image manifests clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench: ## Benchmarks of the data plane (12 minutes; needs the eBPF toolchain); B
 
 bench-plan: ## How long decisions take on large Worlds; needs no privilege
 	$(CARGO) bench --locked --package evenkeel-plan
+
+bench-lint: ## How long 5,000 manifests take; needs no privilege
+	$(CARGO) bench --locked --package evenkeel-lint
 
 bpf: ## Build the eBPF object and put it into the tree (needs its toolchain)
 	@scripts/setup.sh bpf
