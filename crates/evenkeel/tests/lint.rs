@@ -6,7 +6,7 @@
 //!
 //! `UPDATE_GOLDEN=1` rewrites what is said and the generated parts of `docs/lint.md`: read the difference before committing it.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -234,8 +234,8 @@ fn the_page_is_current() {
     let text = fs::read_to_string(&page).unwrap();
     let replaced = |text: &str, name: &str, content: &str| {
         let (begin, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end: {name} -->"));
-        let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
-        let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no {end}"));
+        let (before, rest) = text.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
         format!("{before}{begin}\n{content}\n{end}{after}")
     };
     let text = replaced(&text, "rules", &evenkeel_lint::output::page());
