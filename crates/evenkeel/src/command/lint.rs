@@ -144,9 +144,11 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     };
     match args.balancer {
         Some(BalancerArg::KubeProxy) if config.balancer != Balancer::KubeProxy => {
-            config.set_balancer(Balancer::KubeProxy)
+            config.set_balancer(Balancer::KubeProxy);
         }
-        Some(BalancerArg::Evenkeel) if config.balancer != Balancer::Evenkeel => config.set_balancer(Balancer::Evenkeel),
+        Some(BalancerArg::Evenkeel) if config.balancer != Balancer::Evenkeel => {
+            config.set_balancer(Balancer::Evenkeel);
+        }
         _ => {}
     }
     if let Some(fail_on) = args.fail_on {
