@@ -11,12 +11,12 @@ use anyhow::{Context as _, bail, ensure};
 use evenkeel_lab::Namespace;
 use evenkeel_neighbor::{ArpFrame, NdpFrame, ndp::ParseError};
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::world::{SOON, UDP, eventually};
 
 /// `ETH_P_ARP` and `ETH_P_IPV6` of linux/if_ether.h.
-const ARP: u16 = 0x0806;
+pub(crate) const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
 
 /// A TCP connection to a server that says its name and then echoes.
@@ -214,7 +214,7 @@ impl Capture<NdpFrame> {
 }
 
 /// A socket of one protocol hears what arrives, not what this namespace sends itself.
-fn open(namespace: &Namespace, protocol: u16) -> anyhow::Result<Socket> {
+pub(crate) fn open(namespace: &Namespace, protocol: u16) -> anyhow::Result<Socket> {
     let protocol = Protocol::from(i32::from(protocol.to_be()));
     Ok(namespace.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(protocol)))??)
 }
@@ -268,4 +268,39 @@ enum Next<Frame> {
     Other,
     /// None in time.
     Nothing,
+}
+
+/// Sends a frame through the interface with this index.
+#[expect(unsafe_code, reason = "a packet socket's address has no safe constructor")]
+pub(crate) fn send(socket: &Socket, interface: i32, frame: &[u8]) -> anyhow::Result<()> {
+    // SAFETY: `sockaddr_ll` is plain data and smaller than the storage; family and length are set.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let address = &mut *storage.cast::<libc::sockaddr_ll>();
+            address.sll_family = u16::try_from(libc::AF_PACKET).map_err(std::io::Error::other)?;
+            address.sll_ifindex = interface;
+            *length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(std::io::Error::other)?;
+            Ok(())
+        })?
+    };
+    socket.send_to(frame, &address)?;
+    Ok(())
+}
+
+/// The next frame, if one comes before `until`.
+pub(crate) fn receive(mut socket: &Socket, until: Instant) -> anyhow::Result<Option<Vec<u8>>> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Ok(None);
+    }
+    socket.set_read_timeout(Some(left))?;
+    let mut bytes = vec![0; 2048];
+    match socket.read(&mut bytes) {
+        Ok(length) => {
+            bytes.truncate(length);
+            Ok(Some(bytes))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -4,6 +4,7 @@ mod announce;
 mod attached;
 mod client;
 mod clients;
+mod cluster;
 mod conformance;
 mod demo;
 mod discovery;
@@ -13,6 +14,7 @@ mod lifecycle;
 mod migration;
 mod mode;
 mod next_hops;
+mod ownership;
 mod packets;
 mod probe;
 mod refusals;
@@ -62,6 +64,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         next_hops::TESTS,
         uninstall::TESTS,
         announce::TESTS,
+        ownership::TESTS,
         discovery::TESTS,
         reload::TESTS,
         status::TESTS,

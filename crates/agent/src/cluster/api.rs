@@ -158,18 +158,22 @@ impl Leases {
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                     vec![outcome(Written::Conflict)]
                 }
-                Ok(Err(error)) => {
+                Ok(Err(error @ kube::Error::Api(_))) => {
                     tracing::warn!(lease = change.name, %error, "not written");
                     vec![outcome(Written::Failed)]
                 }
-                Err(_) => {
-                    tracing::warn!(lease = change.name, "not written: the API does not answer");
-                    leases.doubted.notify_one();
-                    vec![Input::View(false), outcome(Written::Failed)]
-                }
+                Ok(Err(error)) => leases.doubt(&change.name, &error.to_string(), outcome),
+                Err(_) => leases.doubt(&change.name, "no answer in time", outcome),
             };
             leases.tell(news);
         });
+    }
+
+    /// The API cannot be reached: then the watch hears nothing either, even if it does not know yet.
+    fn doubt(&self, lease: &str, error: &str, outcome: impl FnOnce(Written) -> Input) -> News {
+        tracing::warn!(lease, error, "not written: the API is not reached");
+        self.doubted.notify_one();
+        vec![Input::View(false), outcome(Written::Failed)]
     }
 
     /// Reads an address's record afresh.
