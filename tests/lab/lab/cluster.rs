@@ -319,7 +319,8 @@ impl Cluster {
     /// Cuts a node off the API, or lets it get there again.
     pub(crate) fn set_api(&self, node: usize, reachable: bool) -> anyhow::Result<()> {
         let namespace = &self.nodes[node].namespace;
-        Ok(if reachable { namespace.link_up("mg0")? } else { namespace.link_down("mg0")? })
+        let changed = if reachable { namespace.link_up("mg0") } else { namespace.link_down("mg0") };
+        Ok(changed?)
     }
 
     /// What `evenkeel status -o json` says on a node.

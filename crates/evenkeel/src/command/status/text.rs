@@ -264,6 +264,8 @@ mod tests {
                 address: "192.0.2.1".to_owned(),
                 owner: Some("node-1".to_owned()),
                 announced: true,
+                claimed_by: None,
+                epoch: None,
                 flows: 3,
                 traffic,
             }],
