@@ -54,7 +54,7 @@ fn quoted(source: &str) -> BTreeSet<String> {
 #[test]
 fn the_list_of_reasons_is_the_one_of_the_code() {
     let mut files = Vec::new();
-    for of in ["crates/plan/src", "crates/sources/src"] {
+    for of in ["crates/manifest/src", "crates/plan/src", "crates/sources/src"] {
         rust_files(&root().join(of), &mut files);
     }
     files.retain(|file| !file.ends_with("plan/src/reason.rs"));

@@ -83,7 +83,7 @@ pub enum ExclusionReason {
     /// The node's data path does not answer: it was declared dead.
     NotAnswering,
     /// The node's agent gives its addresses away.
-    Leaving,
+    NodeLeaving,
     /// No endpoint is ready or serving, on any node.
     NoEndpoints,
     /// Under externalTrafficPolicy Local: no endpoint on this node is ready or serving.
@@ -104,7 +104,7 @@ impl fmt::Display for ExclusionReason {
             Self::NoSession => "no_session",
             Self::FamilyNotCarried => "family_not_carried",
             Self::NotAnswering => "not_answering",
-            Self::Leaving => "leaving",
+            Self::NodeLeaving => "node_leaving",
             Self::NoEndpoints => "no_endpoints",
             Self::NoLocalEndpoint => "no_local_endpoint",
             Self::NoAgent => "no_agent",
@@ -150,7 +150,7 @@ impl Electorate {
             let agent = agent(node, world);
             let gone = match agent {
                 Some(AgentState::Dead) => Some(ExclusionReason::NotAnswering),
-                Some(AgentState::Leaving) => Some(ExclusionReason::Leaving),
+                Some(AgentState::Leaving) => Some(ExclusionReason::NodeLeaving),
                 Some(AgentState::Attended | AgentState::Silent) | None => None,
             };
             Voter {
