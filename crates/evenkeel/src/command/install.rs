@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The image [default: that of this version]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// The nodes' uplinks [default: eth0]
+    /// The nodes' uplinks [default: that of each node's default route]
     #[arg(long = "interface", value_delimiter = ',', value_name = "IF")]
     interfaces: Vec<String>,
     /// How packets reach the backends [default: stack]
