@@ -11,7 +11,7 @@
 //! 3. Services that hold nothing and ask for particular addresses or a particular pool are served,
 //! 4. then those that take anything.
 //!
-//! Where a controller allocates, its agents do none of this: they take what it gave ([`given`]).
+//! Where a controller allocates, its agents do none of this: they take what it gave (`given`).
 //!
 //! A change concerns the services that changed and those that wait for something better. All others have what they ask
 //! for, so every pass would leave them alone: they are not looked at.
