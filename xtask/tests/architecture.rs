@@ -45,7 +45,7 @@ fn every_path_of_items_it_names_exists() {
             continue;
         }
         checked += 1;
-        let defined = ["fn", "struct", "enum", "const"].iter().any(|kind| {
+        let defined = ["fn", "struct", "enum", "const", "mod", "trait"].iter().any(|kind| {
             sources.match_indices(&format!("{kind} {item}")).any(|(at, found)| {
                 !sources[at + found.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
             })
