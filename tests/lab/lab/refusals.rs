@@ -102,7 +102,7 @@ fn status_tells_why_there_is_none(sandbox: &Sandbox) -> anyhow::Result<()> {
 fn wrong_arguments_are_explained(sandbox: &Sandbox) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup { backends: 0, ..Setup::default() })?;
     for (arguments, expected) in [
-        (&["run"][..], &["<DIR>", "--interface"][..]),
+        (&["run"][..], &["<DIR>"][..]),
         (&["run", "m", "--interface", UPLINK, "--hook", "xpd"], &["xpd", "tcx", "clsact", "xdp"]),
         (&["run", "m", "--interface", UPLINK, "--admin", "/run/x.sock"], &["expected unix:PATH"]),
         (&["demo", "--duration", "soon"], &["--duration"]),
@@ -111,6 +111,8 @@ fn wrong_arguments_are_explained(sandbox: &Sandbox) -> anyhow::Result<()> {
         ensure!(ended.status.code() == Some(2), "{arguments:?}: {}", ended.status);
         ensure_says(&ended, expected)?;
     }
+    // The node has no default route that would tell the uplink.
+    ensure_refused(&world.evenkeel(&["run", "m"])?, &["no default route", "--interface"])?;
     ensure_untouched(&world)
 }
 
