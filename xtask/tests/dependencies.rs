@@ -92,6 +92,7 @@ fn decisions_and_protocol_cores_reach_no_driver() {
     let names: BTreeMap<&str, String> =
         packages.iter().map(|package| (package["id"].as_str().unwrap(), name(package))).collect();
     for pure in [
+        "evenkeel-crds",
         "evenkeel-dns",
         "evenkeel-frames",
         "evenkeel-health",

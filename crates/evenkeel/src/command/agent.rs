@@ -16,8 +16,8 @@ use super::run::{DataPathArgs, ForwardingArg, NodeArgs, ScopeArgs, drive};
 /// Carry the services of a Kubernetes cluster on this node, and announce those addresses that are its.
 ///
 /// The cluster is the one the pod runs in, or the one KUBECONFIG names. Runs on every node. Prints `ready` on stdout
-/// once everything this node should carry is carried and announced. SIGTERM ends the process and leaves the data path up; while the API is away, and while no agent
-/// runs, it goes on.
+/// once everything this node should carry is carried and announced. SIGTERM ends the process and leaves the data path up;
+/// while the API is away, and while no agent runs, it goes on.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let defaults = Defaults { forwarding: args.forwarding.into(), masquerade: true };
     let config = args.data_path.config(&args.node, &args.scope, defaults)?;
     drive(config, async |config: &mut Config| {
-        let client = kube::Client::try_default().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
+        let client = kubernetes::connect().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
         let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         config.listen.get_or_insert(LISTEN);
         let limit = Duration::from(args.unattended_limit);
