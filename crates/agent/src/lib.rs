@@ -63,6 +63,8 @@ pub struct Config {
     pub defaults: Defaults,
     /// Flows that a new flow table is to hold. `None`: the default.
     pub flows: Option<u32>,
+    /// Bring connections that a backend refuses or does not answer to another one.
+    pub rescue: bool,
     /// Seeds the flow hash when no pinned one exists.
     pub hash_seed: u64,
     /// The cluster it is a node of, if any.

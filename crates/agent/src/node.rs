@@ -275,6 +275,9 @@ impl NodeAgent {
         options.hooks = config.hooks.clone();
         options.mode = config.mode;
         options.source_ports = config.source_ports.clone();
+        if !config.rescue {
+            options.rescue_tries = 0;
+        }
         if let Some(flows) = config.flows {
             options.flows = flows;
         }

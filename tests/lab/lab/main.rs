@@ -20,6 +20,7 @@ mod probe;
 mod refusals;
 mod regressions;
 mod reload;
+mod rescue;
 mod rollout;
 mod status;
 mod traffic;
@@ -67,6 +68,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         ownership::TESTS,
         discovery::TESTS,
         reload::TESTS,
+        rescue::TESTS,
         status::TESTS,
         refusals::TESTS,
         demo::TESTS,

@@ -188,6 +188,7 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
         source_ports: 61_000..=65_535,
         defaults: evenkeel_agent::desired::Defaults { forwarding: Forwarding::Direct, masquerade: false },
         flows: None,
+        rescue: true,
         hash_seed: 7,
         cluster: None,
         listen: None,

@@ -14,10 +14,10 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
 };
 use evenkeel_maps::{
-    self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, FlowBucket, Frontend, FrontendKey,
+    self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, Flow, FlowBucket, Frontend, FrontendKey,
     INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome,
-    REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Vip,
-    WATCHED_BITS, WAYS, map, ticks,
+    REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS,
+    Traffic, Vip, WATCHED_BITS, WAYS, map, ticks,
 };
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
@@ -57,6 +57,9 @@ pub struct Options {
     pub source_ports: RangeInclusive<u16>,
     /// Refusals (RST, ICMP unreachable) a second and CPU.
     pub refusals: u32,
+    /// How often a connection that its backend refuses is brought to another one before its client is told, at most three times;
+    /// zero: refusals of connections and of datagrams go to the client.
+    pub rescue_tries: u8,
 }
 
 impl Options {
@@ -74,6 +77,7 @@ impl Options {
             // Above the range from which Linux takes ports of its own by default.
             source_ports: 61_000..=65_535,
             refusals: 1_000,
+            rescue_tries: RESCUE_TRIES,
         }
     }
 }
@@ -175,6 +179,7 @@ pub struct DataPath {
     /// What the frontends map holds.
     carried: StdHashMap<FrontendKey, Frontend>,
     claims: HashMap<MapData, Address, Claim>,
+    moved: HashMap<MapData, u64, Flow>,
     attendance: SharedArray<Attendance>,
     /// What the VIPs map holds.
     present_vips: StdHashMap<Address, Vip>,
@@ -262,6 +267,7 @@ impl DataPath {
             machine,
             vips,
             claims: take(&mut object, map::CLAIMS)?,
+            moved: take(&mut object, map::FORMER)?,
             attendance: shared(&mut object, map::ATTENDANCE, Some(1))?,
             present_vips,
             interfaces,
@@ -631,6 +637,17 @@ impl DataPath {
             &self.sources,
             backend,
         );
+        let late: Vec<u64> = self
+            .moved
+            .iter()
+            .flatten()
+            .filter(|(_, flow)| flow.quiet(now) >= ticks::TCP_OPENING)
+            .map(|(key, _)| key)
+            .collect();
+        for key in late {
+            // The programs may have put another one in its place, which is no loss: it is as if the map were full.
+            let _ = self.moved.remove(&key);
+        }
         let mut live = StdHashMap::new();
         let mut present: StdHashMap<u32, u32> = StdHashMap::new();
         self.flows.for_each(|flow| {
@@ -682,13 +699,20 @@ impl DataPath {
         let now = self.clock.now();
         let since = std::mem::replace(&mut self.observed_at, now);
         let mut failures: StdHashMap<u32, Vec<(IpAddr, Failure)>> = StdHashMap::new();
-        self.flows.for_each(|flow| {
+        let mut note = |flow: &Flow| {
             if let Some(failure) = flows::failure(flow)
                 && flow.quiet(now) <= now.wrapping_sub(since)
             {
                 failures.entry(flow.backend).or_default().push((flow.client.ip(), failure));
             }
-        });
+        };
+        self.flows.for_each(&mut note);
+        // Flows that were brought to another backend failed none the less. An entry that goes meanwhile was an old one.
+        for (_, flow) in self.moved.iter().flatten() {
+            if self.slots.get_or_free(flow.backend).generation == flow.generation {
+                note(&flow);
+            }
+        }
         let mut observed = Vec::new();
         let mut answers = StdHashMap::new();
         for (slot, backend) in self.slots.used().filter(|(_, backend)| frontends.contains(&backend.frontend)) {
@@ -926,7 +950,8 @@ fn set_settings(map: &mut SharedArray<Settings>, options: &Options, buckets: usi
             source_ports: u16::try_from(ports.len()).unwrap_or(u16::MAX),
             sources_v4: count(v4),
             sources_v6: count(v6),
-            pad: [0; 2],
+            rescue_tries: options.rescue_tries.min(RESCUE_TRIES),
+            pad: 0,
             jiffy_ns: jiffy_ns(),
         },
     );

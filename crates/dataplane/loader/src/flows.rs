@@ -199,12 +199,11 @@ fn reply_key(flow: &Flow, backend: &Backend, client: Address) -> Tuple {
     }
 }
 
-/// Whether a flow still needs its backend's slot: it would send packets there. One that both ends have closed counts for
-/// `linger` ticks more.
+/// Whether a flow still needs its backend's slot: it would send packets there. One that both ends have closed, or that was
+/// reset, counts for `linger` ticks more: the reset may be forged.
 pub(crate) fn is_live(flow: &Flow, now: u32, linger: u32) -> bool {
     let limit = match flow.protocol {
         UDP => ticks::UDP_IDLE,
-        _ if flow.state & Flow::RESET != 0 => 0,
         _ if flow.is_closed() => linger,
         _ => flow.timeout(),
     };

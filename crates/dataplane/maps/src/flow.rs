@@ -77,7 +77,8 @@ pub struct Flow {
     pub state: u8,
     /// [`Backend::flags`](crate::Backend::flags) at the time of the pick, and [`Flow::FROM_HOST`].
     pub flags: u8,
-    /// Datagrams from the client without a long pause between them, up to [`UDP_SESSION_DATAGRAMS`].
+    /// UDP: datagrams from the client without a long pause between them, up to [`UDP_SESSION_DATAGRAMS`]. TCP: one; and,
+    /// where the backend is no longer an endpoint, one more for each time that the client asked in vain.
     pub datagrams: u8,
     /// Backend slot.
     pub backend: u32,

@@ -12,11 +12,13 @@ mod address;
 mod flow;
 mod hash;
 mod outcome;
+mod rescue;
 
 pub use address::Address;
 pub use flow::{Flow, FlowBucket, ReplyBucket, Tuple, WAYS};
 pub use hash::{Place, address_bit, mix, place};
 pub use outcome::{Outcome, Verdict};
+pub use rescue::{FORMER_FLOWS, RESCUE_TRIES, SAVED_SYNS, SavedSyn, TRIED};
 
 /// Version of the map layouts in this crate; part of the pin path.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -84,6 +86,13 @@ pub mod ticks {
     /// A record's times are not brought up to date more often than this: a line that is only read is not written back to
     /// memory.
     pub const REFRESH: u32 = SECOND / 8;
+    /// A SYN that comes again sooner is taken for a copy that the network made: nobody sends one again within this time (RFC
+    /// 6298 section 2.1 waits a second).
+    pub const SYN_AGAIN: u32 = SECOND / 4;
+    /// New flows keep away from a backend that refused a datagram for this long: longer than hosts wait between two such
+    /// refusals to one client (a second, RFC 1812 section 4.3.2.8 and Linux' `icmp_ratelimit`), so that the next one can be
+    /// heard.
+    pub const EJECTION: u32 = SECOND + SECOND / 8;
     /// Fragments of a datagram that are this late come too late.
     pub const FRAGMENTS: u32 = 30 * SECOND;
 
@@ -133,7 +142,8 @@ plain!(
     Traffic,
     Limit,
     SourceRange,
-    RefusalKey
+    RefusalKey,
+    SavedSyn
 );
 
 /// Key of the frontends map.
@@ -258,10 +268,17 @@ pub struct Backend {
     /// checks say, beside the state, which is what the endpoint says.
     pub share: u8,
     /// Zero.
-    pub pad: [u8; 15],
+    pub pad: [u8; 3],
+    /// Not zero: it refused a datagram, and new flows keep away from it until this tick; the lowest bit
+    /// ([`Backend::PROBED`]) says that one flow is trying it meanwhile. The programs' own.
+    pub ejected_until: u32,
+    /// Zero.
+    pub pad_2: [u8; 8],
 }
 
 impl Backend {
+    /// In [`Backend::ejected_until`].
+    pub const PROBED: u32 = 1;
     /// Forward past the node's stack, to the next hop.
     pub const DIRECT: u8 = 1;
     /// Replace the client's address by one of this node's, so that replies come back here.
@@ -277,7 +294,9 @@ impl Backend {
         flags: 0,
         generation: 0,
         share: 0,
-        pad: [0; 15],
+        pad: [0; 3],
+        ejected_until: 0,
+        pad_2: [0; 8],
     };
 }
 
@@ -445,8 +464,11 @@ pub struct Settings {
     pub sources_v4: u8,
     /// IPv6 addresses in the sources map, from row [`MAX_SOURCES`].
     pub sources_v6: u8,
+    /// How often a connection that its backend refused is brought to another one; zero: neither connections nor datagrams
+    /// are.
+    pub rescue_tries: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// Nanoseconds in a jiffy, by which the kernel counts time where the programs can read it without a call.
     pub jiffy_ns: u64,
 }
@@ -473,6 +495,10 @@ pub mod map {
     pub const REPLIES: &str = "REPLIES";
     /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPorts`](crate::FragmentPorts).
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`SavedSyn`](crate::SavedSyn)s; shared memory.
+    pub const SAVED_SYNS: &str = "SAVED_SYNS";
+    /// Hash of a backend's packets to the [`Flow`](crate::Flow) that it had until it failed its client.
+    pub const FORMER: &str = "FORMER";
     /// [`SourceRange`](crate::SourceRange) to nothing.
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// [`Frontend::limit`](crate::Frontend::limit) to [`Limit`](crate::Limit); shared memory.
@@ -490,7 +516,7 @@ pub mod map {
     /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
     /// All that are pinned. What only one CPU remembers for a moment is not.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 20] = [
         FRONTENDS,
         VIPS,
         WATCHED,
@@ -499,6 +525,8 @@ pub mod map {
         FLOWS,
         REPLIES,
         FRAGMENTS,
+        SAVED_SYNS,
+        FORMER,
         SOURCE_RANGES,
         LIMITS,
         SOURCE_ADDRESSES,
@@ -540,6 +568,7 @@ mod tests {
         assert_eq!(size_of::<Interface>(), 16);
         assert_eq!(size_of::<FragmentKey>(), 40);
         assert_eq!(size_of::<NextHop>(), 48);
+        assert_eq!(size_of::<SavedSyn>(), 88);
         // Array values shared by mmap must be a multiple of eight bytes, or indices do not match addresses.
         assert_eq!(size_of::<Settings>() % 8, 0);
         assert_eq!(size_of::<Attendance>() % 8, 0);

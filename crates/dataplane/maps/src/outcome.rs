@@ -139,6 +139,31 @@ outcomes! {
     PassYielded = "pass_yielded" => Pass,
     /// ARP request or neighbour solicitation for an owned VIP, not answered because no agent has attended to it for too long.
     PassUnattended = "pass_unattended" => Pass,
+    /// A backend's refusal (RST) turned into the client's SYN again, and that sent to another backend; with `stack`, handed to
+    /// the kernel as if it had just arrived.
+    RescuedSyn = "rescued_syn" => Redirect,
+    /// As `rescued_syn`, met where it arrived and left to the kernel's routing.
+    RescuedSynStack = "rescued_syn_stack" => Pass,
+    /// A SYN that came again without an answer, sent to another backend.
+    RepickedSyn = "repicked_syn" => Redirect,
+    /// As `repicked_syn`, left to the kernel's routing.
+    RepickedSynStack = "repicked_syn_stack" => Pass,
+    /// A backend's refusal that goes to the client, because no other backend is left to try.
+    RescueExhausted = "rescue_exhausted" => Pass,
+    /// As `rescue_exhausted`, sent on directly.
+    RescueExhaustedDirect = "rescue_exhausted_direct" => Redirect,
+    /// A backend's refusal that goes to the client, because its SYN carried data.
+    RescueExcludedData = "rescue_excluded_data" => Pass,
+    /// As `rescue_excluded_data`, sent on directly.
+    RescueExcludedDataDirect = "rescue_excluded_data_direct" => Redirect,
+    /// Answer to a SYN from a backend that the flow has left: that backend is reset.
+    ResetLateAnswer = "reset_late_answer" => Redirect,
+    /// An ICMP error, port unreachable, turned into the datagram it quotes, and that sent to another backend.
+    RescuedDatagram = "rescued_datagram" => Redirect,
+    /// As `rescued_datagram`, left to the kernel's routing.
+    RescuedDatagramStack = "rescued_datagram_stack" => Pass,
+    /// Refusal from a backend that the flow has left.
+    DropLateReset = "drop_late_reset" => Drop,
 }
 
 impl Outcome {

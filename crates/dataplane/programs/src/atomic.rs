@@ -3,7 +3,7 @@
 //! The compiler does not offer `core`'s atomic types for this target, because the oldest kernels cannot exchange; those since
 //! 5.12 can, and the instructions are the same that the types would use.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd};
 
 const RELAXED: AtomicOrdering = AtomicOrdering::Relaxed;
 
@@ -33,4 +33,13 @@ pub unsafe fn add<T: Copy>(word: *mut T, value: T) {
 #[inline(always)]
 pub unsafe fn set_bits(word: *mut u32, bits: u32) {
     unsafe { atomic_or::<u32, u32, RELAXED>(word, bits) };
+}
+
+/// Clears bits of a word.
+///
+/// # Safety
+/// `word` is aligned and inside a map's value.
+#[inline(always)]
+pub unsafe fn clear_bits(word: *mut u32, bits: u32) {
+    unsafe { atomic_and::<u32, u32, RELAXED>(word, !bits) };
 }

@@ -14,6 +14,7 @@ use crate::{
     maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, Work},
     packet::{self, Packet, Transport, tcp_flags},
     refuse,
+    rescue::{self, Hook},
     rewrite::Ends,
     send::{self, Names, Target},
     source,
@@ -22,6 +23,10 @@ use crate::{
 /// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
 /// client's address and port already.
 const PICKS: u32 = 24;
+
+/// Times that the client of a backend that is no longer an endpoint may ask in vain: with Linux, its data come again after 0.2,
+/// 0.6 and 1.4 seconds.
+const IN_VAIN: u8 = 4;
 
 pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
 const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };
@@ -54,6 +59,16 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         icmp::ingress(frame, work, interface, settings)
     } else {
         ports(frame, work, interface, settings, to_vip, now)
+    };
+    let decision = match decision {
+        Ok(()) => {
+            rescue::save(frame, work, settings, now);
+            Ok(())
+        }
+        Err(Outcome::RescuedSyn) => rescue::refused(frame, work, settings, now),
+        Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
+        Err(Outcome::ResetLateAnswer) => rescue::late(frame, work, settings, Hook::Arriving),
+        Err(outcome) => Err(outcome),
     };
     match decision {
         Ok(()) => send::forward(frame, work, settings, now),
@@ -125,12 +140,24 @@ fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Resul
     let mut is_stale = false;
     if to_vip {
         is_stale = flows::find(&work.packet.tuple, settings, hash, &mut found);
-        if is_stale && let Some(decision) = known_flow(&work.packet, &mut work.target, &found, now) {
+        if is_stale && let Some(decision) = known_flow(&work.packet, &mut work.target, &found, settings, now) {
+            if matches!(decision, Err(Outcome::RepickedSyn)) {
+                work.found = found.noted();
+            }
             return decision;
         }
     }
     if !is_stale && flows::find_reply(&work.packet.tuple, settings, &mut found) {
-        return reply(&work.packet, &mut work.target, &found, now);
+        let decision = reply(&work.packet, &mut work.target, &found, settings, now);
+        if matches!(decision, Err(Outcome::RescuedSyn)) {
+            work.found = found.noted();
+        }
+        return decision;
+    }
+    if work.packet.flags & (tcp_flags::SYN | tcp_flags::RST) != 0
+        && rescue::is_late(&work.packet, settings, now, Hook::Arriving)
+    {
+        return Err(Outcome::ResetLateAnswer);
     }
     if work.packet.transport == Transport::LaterFragment {
         let is_vip = maps::is_vip(&work.packet.tuple.destination);
@@ -148,7 +175,7 @@ fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Resul
 
 /// Counts a packet of a backend.
 #[inline(always)]
-fn count_traffic(slot: u32, bytes: u32, from_client: bool) {
+pub fn count_traffic(slot: u32, bytes: u32, from_client: bool) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
         // SAFETY: the map is per CPU.
         let traffic = unsafe { &mut *traffic };
@@ -166,22 +193,36 @@ fn count_traffic(slot: u32, bytes: u32, from_client: bool) {
 /// address; it is restored at egress. Where the client's address was replaced, the packet is addressed to this node, and
 /// must be restored before the kernel takes it for its own.
 #[inline(never)]
-fn reply(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> Result<(), Outcome> {
+fn reply(packet: &Packet, target: &mut Target, found: &Found, settings: &Settings, now: u32) -> Result<(), Outcome> {
     let flow = found.flow();
     let rewritten = flow.source_port != [0; 2];
     let direct = flow.flags & Backend::DIRECT != 0;
     if !direct && !rewritten {
         return Err(Outcome::PassNotVip);
     }
-    note_reply(packet, found, now);
+    if refuses(packet, flow, settings) {
+        return Err(Outcome::RescuedSyn);
+    }
+    note_reply(packet, found, settings, now);
+    *target = Target { ends: restored(flow), direct, names: reply_names(flow) };
+    Ok(())
+}
+
+/// The outcomes of a reply met where it arrives.
+#[inline(always)]
+pub fn reply_names(flow: &Flow) -> Names {
     // What this host itself asked for does not leave it again.
-    let names = if rewritten || flow.flags & Flow::FROM_HOST != 0 {
+    if flow.source_port != [0; 2] || flow.flags & Flow::FROM_HOST != 0 {
         Names { direct: Outcome::ReplyDirect, stack: Outcome::ReplyStack, untouched: false }
     } else {
         Names { direct: Outcome::ReplyDirect, stack: Outcome::PassNotVip, untouched: true }
-    };
-    *target = Target { ends: restored(flow), direct, names };
-    Ok(())
+    }
+}
+
+/// Whether a reply is a backend's refusal of a connection that can be brought to another one.
+#[inline(always)]
+fn refuses(packet: &Packet, flow: &Flow, settings: &Settings) -> bool {
+    packet.flags & tcp_flags::RST != 0 && flow.state & Flow::ANSWERED == 0 && settings.rescue_tries != 0
 }
 
 /// The ends that a reply has for its client.
@@ -192,7 +233,7 @@ pub fn restored(flow: &Flow) -> Ends {
 
 /// Notes what a reply tells about its flow.
 #[inline(always)]
-fn note_reply(packet: &Packet, found: &Found, now: u32) {
+fn note_reply(packet: &Packet, found: &Found, settings: &Settings, now: u32) {
     count_traffic(found.backend, packet.frame_length, false);
     let flow = found.flow();
     if flow.quiet(now) >= ticks::REFRESH {
@@ -202,10 +243,28 @@ fn note_reply(packet: &Packet, found: &Found, now: u32) {
     if packet.flags & tcp_flags::RST != 0 {
         let is_first = found.flow().state & Flow::ANSWERED == 0;
         state = Flow::RESET | if is_first { Flow::REFUSED } else { Flow::ANSWERED };
-    } else if packet.flags & tcp_flags::FIN != 0 {
-        state |= Flow::FIN_BACKEND;
+    } else {
+        if packet.flags & tcp_flags::FIN != 0 {
+            state |= Flow::FIN_BACKEND;
+        }
+        if flow.state & (Flow::ANSWERED | Flow::RESET) != Flow::ANSWERED || flow.datagrams > 1 {
+            is_there(found, packet.tuple.protocol, settings);
+        }
     }
     found.note(state);
+}
+
+/// A backend has answered what was not answered before, or one that seemed to be gone or reset has.
+#[inline(never)]
+fn is_there(found: &Found, protocol: u8, settings: &Settings) {
+    let flow = found.flow();
+    if flow.state & Flow::ANSWERED == 0 {
+        rescue::answered(found, settings);
+    }
+    if protocol == TCP {
+        flow.datagrams = 1;
+        found.take_back(Flow::RESET);
+    }
 }
 
 /// Writes the ends that a client's packet has for its backend. `None`: the address that stood for the client's is gone.
@@ -225,7 +284,13 @@ fn towards_backend(flow: &Flow, backend: &Backend, packet: &Packet, ends: &mut E
 
 /// A packet whose flow is in the table. `None`: the record no longer holds, the packet begins a new flow.
 #[inline(never)]
-fn known_flow(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> Option<Result<(), Outcome>> {
+fn known_flow(
+    packet: &Packet,
+    target: &mut Target,
+    found: &Found,
+    settings: &Settings,
+    now: u32,
+) -> Option<Result<(), Outcome>> {
     let flow = found.flow();
     let backend = BACKENDS.get(found.backend)?;
     let state = backend.state;
@@ -245,7 +310,12 @@ fn known_flow(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> 
             if gone || !usable || !(retransmission || established) {
                 return None;
             }
-        } else if gone {
+            let unanswered = retransmission && flow.state & Flow::ANSWERED == 0;
+            if unanswered && settings.rescue_tries != 0 && now.wrapping_sub(flow.client_seen) >= ticks::SYN_AGAIN {
+                return Some(Err(Outcome::RepickedSyn));
+            }
+        } else if gone || (state == backend_state::TOMBSTONE && is_abandoned(flow, now)) {
+            found.note(Flow::RESET);
             return Some(Err(Outcome::ResetBackendGone));
         }
         let mut bits = 0;
@@ -262,10 +332,14 @@ fn known_flow(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> 
             if flow.state & Flow::ANSWERED != 0 {
                 bits |= Flow::ESTABLISHED;
             }
+            if flow.state & Flow::RESET != 0 {
+                // Nobody goes on after a reset: it was not the other's.
+                found.take_back(Flow::RESET);
+            }
         }
         found.note(bits);
     } else {
-        let usable = state == backend_state::ACTIVE || state == backend_state::DRAIN;
+        let usable = (state == backend_state::ACTIVE && !rescue::is_out(backend, now)) || state == backend_state::DRAIN;
         let client_quiet = now.wrapping_sub(flow.client_seen);
         let exchange_over = flow.datagrams < UDP_SESSION_DATAGRAMS && client_quiet > ticks::UDP_EXCHANGE_IDLE;
         if gone || !usable || quiet > ticks::UDP_IDLE || (exchange_over && state == backend_state::DRAIN) {
@@ -291,6 +365,16 @@ fn known_flow(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> 
     target.direct = flow.flags & Backend::DIRECT != 0;
     target.names = FORWARD_FLOW;
     Some(Ok(()))
+}
+
+/// Whether a client has asked several times, with pauses between, and its backend, which is no longer an endpoint, has not
+/// said anything since: it is not there any more.
+#[inline(always)]
+fn is_abandoned(flow: &mut Flow, now: u32) -> bool {
+    if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
+        flow.datagrams = flow.datagrams.saturating_add(1);
+    }
+    flow.datagrams > IN_VAIN
 }
 
 /// A packet that no flow claims: finds its frontend, into `work.frontend`, and whether that takes this client's new flow.
@@ -345,13 +429,7 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         let outcome = if slot == NO_BACKEND { Outcome::DropNoBackend } else { Outcome::DropTupleInUse };
         return Err(maps::refuse(frontend.number, outcome));
     };
-    // A backend that meets its own address as its client's answers itself.
-    work.rewrites_source = (frontend.flags & Frontend::REWRITE_SOURCE != 0)
-        | (backend.flags & Backend::REWRITE_SOURCE != 0)
-        | (backend.address == tuple.source);
-    // The host's own stack would take a packet that has the host's address as source for a forgery, and drop it.
-    let past_stack = if work.rewrites_source | work.from_host { Backend::DIRECT } else { 0 };
-    let of_host = if work.from_host { Flow::FROM_HOST } else { 0 };
+    work.rewrites_source = rewrites_source(frontend, backend, &tuple.source);
     *flow = Flow {
         client: tuple.source,
         vip: tuple.destination,
@@ -359,7 +437,7 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         vip_port: tuple.destination_port,
         protocol: tuple.protocol,
         state: if packet.flags & tcp_flags::RST != 0 { Flow::RESET } else { 0 },
-        flags: backend.flags | past_stack | of_host,
+        flags: flow_flags(backend, work.rewrites_source, work.from_host),
         datagrams: 1,
         backend: slot,
         generation: backend.generation,
@@ -371,6 +449,24 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         pad: 0,
     };
     Ok(())
+}
+
+/// Whether a client's packets get another source address on their way to this backend. One that meets its own address as its
+/// client's answers itself.
+#[inline(always)]
+pub fn rewrites_source(frontend: &Frontend, backend: &Backend, client: &Address) -> bool {
+    (frontend.flags & Frontend::REWRITE_SOURCE != 0)
+        | (backend.flags & Backend::REWRITE_SOURCE != 0)
+        | (backend.address == *client)
+}
+
+/// [`Flow::flags`] of a flow to this backend. The host's own stack would take a packet that has the host's address as source
+/// for a forgery, and drop it.
+#[inline(always)]
+pub fn flow_flags(backend: &Backend, rewrites_source: bool, from_host: bool) -> u8 {
+    let past_stack = if rewrites_source | from_host { Backend::DIRECT } else { 0 };
+    let of_host = if from_host { Flow::FROM_HOST } else { 0 };
+    backend.flags | past_stack | of_host
 }
 
 /// Records `work.flow` in the table. `stale`: the record of its tuple that no longer holds.
@@ -386,18 +482,24 @@ fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result
         return Err(maps::refuse(work.frontend.number, Outcome::DropFlowTable));
     }
     count_traffic(flow.backend, packet.frame_length, true);
-    let Some(backend) = BACKENDS.get(flow.backend) else { return Err(Outcome::DropNoBackend) };
-    if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
-        return Err(Outcome::DropSourcePorts);
-    }
-    target.direct = flow.flags & Backend::DIRECT != 0;
     target.names = if flow.protocol == TCP && !packet.opens() { FORWARD_MIDSTREAM } else { FORWARD_NEW };
-    Ok(())
+    if aim(work) { Ok(()) } else { Err(Outcome::DropSourcePorts) }
+}
+
+/// Tells in `work.target` how the client's packets of `work.flow` get to its backend.
+#[inline(always)]
+pub fn aim(work: &mut Work) -> bool {
+    let Work { packet, target, flow, .. } = work;
+    target.direct = flow.flags & Backend::DIRECT != 0;
+    match BACKENDS.get(flow.backend) {
+        Some(backend) => towards_backend(flow, backend, packet, &mut target.ends).is_some(),
+        None => false,
+    }
 }
 
 /// The tuple of the packets that come back from the backend.
 #[inline(always)]
-fn reply_tuple(packet: &Packet, backend: &Backend) -> Tuple {
+pub fn reply_tuple(packet: &Packet, backend: &Backend) -> Tuple {
     Tuple {
         source: backend.address,
         destination: packet.tuple.source,
@@ -418,7 +520,7 @@ const ALL_TAKEN: u32 = u32::MAX - 1;
 fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
     let Work { packet, reply, frontend, .. } = work;
     let hash = pick_hash(packet, frontend, settings.hash_seed);
-    let mut reason = NO_BACKEND;
+    let (mut reason, mut avoided) = (NO_BACKEND, NO_BACKEND);
     let size = frontend.table_size;
     if size == 0 {
         return reason;
@@ -430,13 +532,20 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
         if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
             continue;
         }
+        if backend.ejected_until != 0 && rescue::is_avoided(slot, now) {
+            avoided = slot;
+            continue;
+        }
         *reply = reply_tuple(packet, backend);
         if !is_taken(reply, packet, settings, now) {
             return slot;
         }
         reason = ALL_TAKEN;
     }
-    reason
+    // Better one that refused somebody a moment ago than none.
+    let Some(backend) = BACKENDS.get(avoided) else { return reason };
+    *reply = reply_tuple(packet, backend);
+    if is_taken(reply, packet, settings, now) { ALL_TAKEN } else { avoided }
 }
 
 /// Whether a backend's share includes the flow with this hash.
@@ -448,7 +557,7 @@ fn takes(backend: &Backend, hash: u32) -> bool {
 /// Whether the backend already talks to this client address and port on behalf of another frontend: its replies could
 /// not be told apart.
 #[inline(never)]
-fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> bool {
+pub fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> bool {
     let mut found = Found::NOTHING;
     if !flows::find_reply(key, settings, &mut found) {
         return false;
@@ -466,7 +575,7 @@ fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> bool
 
 /// The hash that picks the Maglev slot: of the five-tuple, or of the client's address alone under session affinity.
 #[inline(never)]
-fn pick_hash(packet: &Packet, frontend: &Frontend, seed: u64) -> u64 {
+pub fn pick_hash(packet: &Packet, frontend: &Frontend, seed: u64) -> u64 {
     let [first, second] = packet.tuple.source.halves();
     let hash = mix(mix(seed.rotate_left(32), first), second);
     if frontend.flags & Frontend::SOURCE_AFFINITY != 0 {
@@ -511,16 +620,35 @@ pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Out
     }
     let mut found = Found::NOTHING;
     if !flows::find_reply(&packet.tuple, settings, &mut found) {
-        let is_own = to_own_vip && maps::is_owned_on(&packet.tuple.destination, interface);
-        return if is_own && settings.mode == mode::ACTIVE {
-            from_host(frame, work, settings, now)
-        } else {
-            Outcome::PassEgress
-        };
+        if to_own_vip && maps::is_owned_on(&packet.tuple.destination, interface) && settings.mode == mode::ACTIVE {
+            return from_host(frame, work, settings, now);
+        }
+        if packet.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
+            || !rescue::is_late(packet, settings, now, Hook::Leaving)
+        {
+            return Outcome::PassEgress;
+        }
+        if let Err(outcome) = rescue::late(frame, work, settings, Hook::Leaving) {
+            return outcome;
+        }
+        return rescue::depart(frame, work, settings, now);
     }
-    note_reply(packet, &found, now);
-    match crate::rewrite::rewrite(frame, packet, &restored(found.flow()), crate::rewrite::Ttl::Keep) {
-        Some(()) => Outcome::ReplyRestored,
+    let mut names = Names { direct: Outcome::ReplyRestored, stack: Outcome::ReplyRestored, untouched: false };
+    if refuses(packet, found.flow(), settings) {
+        work.found = found.noted();
+        if let Err(outcome) = rescue::refused(frame, work, settings, now) {
+            return outcome;
+        }
+        match work.target.names.direct {
+            Outcome::RescuedSyn => return rescue::depart(frame, work, settings, now),
+            Outcome::ReplyDirect => {}
+            _ => names = work.target.names,
+        }
+    } else {
+        note_reply(packet, &found, settings, now);
+    }
+    match crate::rewrite::rewrite(frame, &work.packet, &restored(found.flow()), crate::rewrite::Ttl::Keep) {
+        Some(()) => names.stack,
         None => Outcome::DropRewrite,
     }
 }
@@ -530,8 +658,15 @@ pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Out
 #[inline(always)]
 fn from_host(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
     work.from_host = true;
-    match decide(work, true, settings, now) {
-        Ok(()) => send::forward(frame, work, settings, now),
+    let decision = match decide(work, true, settings, now) {
+        Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
+        decision => decision,
+    };
+    match decision {
+        Ok(()) => {
+            rescue::save(frame, work, settings, now);
+            send::forward(frame, work, settings, now)
+        }
         Err(Outcome::RefusedReset) => refuse::refuse(frame, &work.packet, settings, now),
         Err(Outcome::ResetBackendGone) => refuse::reset_gone(frame, &work.packet, settings, now),
         Err(Outcome::PassNotVip) => Outcome::PassEgress,

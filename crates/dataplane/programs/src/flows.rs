@@ -31,6 +31,12 @@ impl Found {
     /// compiler may make its empty variant of registers that were never written, which the verifier refuses.
     pub const NOTHING: Self = Self { record: core::ptr::null_mut(), number: 0, backend: 0, generation: 0 };
 
+    /// What finds the same record again: pointers do not survive where they are kept.
+    #[inline(always)]
+    pub fn noted(&self) -> Noted {
+        Noted { number: self.number, backend: self.backend, generation: self.generation }
+    }
+
     /// The record. What is written to it may meet another flow's, which costs that flow at most a moment of its lifetime.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "the memory is shared with every other CPU in any case")]
@@ -49,6 +55,33 @@ impl Found {
         // Protocol, state, flags and datagrams are one word.
         // SAFETY: as above, and the word is aligned.
         unsafe { atomic::set_bits((&raw mut flow.protocol).cast(), u32::from_ne_bytes([0, bits, 0, 0])) };
+    }
+
+    /// Takes bits away from the flow's state.
+    #[inline(always)]
+    pub fn take_back(&self, bits: u8) {
+        // SAFETY: as above.
+        unsafe {
+            atomic::clear_bits((&raw mut self.flow().protocol).cast(), u32::from_ne_bytes([0, bits, 0, 0]));
+        }
+    }
+}
+
+/// A record that was found, noted for a later step of the same run.
+#[derive(Clone, Copy)]
+pub struct Noted {
+    number: u32,
+    pub backend: u32,
+    generation: u32,
+}
+
+impl Noted {
+    /// The record again.
+    #[inline(always)]
+    pub fn found(&self) -> Option<Found> {
+        let bucket = FLOWS.get_ptr_mut(self.number / WAYS as u32)?;
+        let record = record(bucket, self.number % WAYS as u32);
+        Some(Found { record, number: self.number, backend: self.backend, generation: self.generation })
     }
 }
 
@@ -262,7 +295,7 @@ fn worthlessness(flow: &Flow, now: u32) -> u32 {
 
 /// What the backend's packets of a flow look like.
 #[inline(always)]
-fn reply_key(flow: &Flow) -> Option<Tuple> {
+pub fn reply_key(flow: &Flow) -> Option<Tuple> {
     let backend = BACKENDS.get(flow.backend)?;
     let rewritten = flow.source_port != [0; 2];
     let client = if rewritten { *SOURCE_ADDRESSES.get(flow.source as u32)? } else { flow.client };

@@ -44,8 +44,14 @@ pub trait Frame {
     fn is_checksum_partial(&self, offset: u32) -> bool;
     /// Makes the frame this long.
     fn set_length(&self, length: u32) -> bool;
+    /// Makes the frame this long, and keeps nothing of it but the Ethernet header.
+    fn resize(&self, length: u32) -> bool;
     /// Makes room for `bytes` behind the Ethernet header.
     fn insert(&self, bytes: u32) -> bool;
+    /// Takes `bytes` away behind the Ethernet header.
+    fn remove(&self, bytes: u32) -> bool;
+    /// Copies `length` bytes, fewer than 1024, at `offset` of the frame to `to`, which has room for them.
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool;
     /// Sends the frame out through `interface`, with the hardware addresses it has.
     fn send(&self, interface: u32);
     /// Sends the frame back to where it came from: out through its interface, or into this host if the host was sending it.
@@ -58,6 +64,8 @@ pub trait Frame {
     fn is_from_host(&self) -> bool {
         false
     }
+    /// Hands a frame that was leaving to the kernel, as if its interface had just received it.
+    fn receive(&self);
     /// Whether [`Self::send`] gets frames to this interface.
     fn can_send(&self, interface: u32) -> bool;
     /// Lets the kernel find the neighbour and send the frame there; not where frames are raw.

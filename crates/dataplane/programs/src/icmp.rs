@@ -4,12 +4,13 @@
 use evenkeel_maps::{Backend, Flow, Interface, Outcome, Settings, TCP, Tuple, UDP, mode};
 
 use crate::{
-    checksum,
+    balance, checksum,
     flows::{self, Found},
     frame::{Checksum, Frame, Receiver, pointer},
     maps::{self, BACKENDS, Work},
     ndp,
     packet::{self, ETHERNET, Ipv4Header, Ipv6Header, Packet},
+    rescue,
     rewrite::{Ends, Ttl, rewrite},
     send::Names,
 };
@@ -296,10 +297,15 @@ fn about_request(work: &mut Work, settings: &Settings, arriving: bool, is_unreac
     if !flows::find_reply(key, settings, &mut found) {
         return None;
     }
-    let flow = found.flow();
-    if is_unreachable && flow.state & Flow::ANSWERED == 0 {
+    if is_unreachable && found.flow().state & Flow::ANSWERED == 0 {
         found.note(Flow::REFUSED);
     }
+    // Nobody but the backend itself knows that nothing listens there.
+    if is_unreachable && quoted.tuple.protocol == UDP && packet.tuple.source == quoted.tuple.destination {
+        rescue::eject(work, &found, settings, balance::now(settings));
+    }
+    let Work { packet, quoted, target, sent, .. } = work;
+    let flow = found.flow();
     if arriving && flow.flags & Backend::DIRECT == 0 && flow.source_port == [0; 2] {
         // The kernel forwards it; it is restored where it leaves.
         return None;

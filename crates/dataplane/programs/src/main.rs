@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `balance` decides on the maps (`flows` is the flow table), `send` finds the way out, `rewrite` changes headers; `icmp`,
-//! `ndp`, `fragment` and `refuse` are the rarer ways. All of it is written once for every hook, on top of `frame`. This
+//! `ndp`, `fragment`, `refuse` and `rescue` are the rarer ways. All of it is written once for every hook, on top of `frame`. This
 //! file counts the outcome and turns it into the hook's verdict.
 #![no_std]
 #![no_main]
@@ -29,6 +29,7 @@ mod maps;
 mod ndp;
 mod packet;
 mod refuse;
+mod rescue;
 mod rewrite;
 mod send;
 mod source;

@@ -7,13 +7,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use evenkeel_maps::{
-    Address, Attendance, Backend, Claim, DEFAULT_FLOW_BUCKETS, Flow, FlowBucket, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED, MAX_FRONTENDS, MAX_INTERFACES,
-    MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome, REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey,
-    ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
+    Address, Attendance, Backend, Claim, DEFAULT_FLOW_BUCKETS, FORMER_FLOWS, Flow, FlowBucket, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED,
+    MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome,
+    REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket, SAVED_SYNS as SAVED, SavedSyn, Settings, SourceRange,
+    TABLE_ROW, TABLE_ROWS, TRIED, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
 };
 
 use crate::{
+    flows::Noted,
     packet::Packet,
     rewrite::Ends,
     send::{Route, Target},
@@ -42,6 +44,10 @@ pub static FLOWS: Array<FlowBucket, DEFAULT_FLOW_BUCKETS, SHARED> = Array::new()
 pub static REPLIES: Array<ReplyBucket, { DEFAULT_FLOW_BUCKETS * REPLY_BUCKETS_PER_FLOW_BUCKET }, SHARED> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, MAX_FRAGMENTED> = LruHashMap::new();
+#[btf_map]
+pub static SAVED_SYNS: Array<SavedSyn, SAVED, SHARED> = Array::new();
+#[btf_map]
+pub static FORMER: LruHashMap<u64, Flow, FORMER_FLOWS> = LruHashMap::new();
 #[btf_map]
 pub static SOURCE_RANGES: LpmTrie<SourceRange, u8, MAX_SOURCE_RANGES, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
 #[btf_map]
@@ -91,6 +97,10 @@ pub struct Work {
     pub rewrites_source: bool,
     /// Whether its client is this host itself.
     pub from_host: bool,
+    /// Backend slots that a flow is not to be brought to.
+    pub tried: [u32; TRIED],
+    /// The flow that is to be brought to another backend.
+    pub found: Noted,
 }
 
 #[btf_map]

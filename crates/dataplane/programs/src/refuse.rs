@@ -25,7 +25,7 @@ pub fn refuse<F: Frame>(frame: &F, packet: &Packet, settings: &Settings, now: u3
         return Outcome::DropNoFrontend;
     }
     if packet.transport == Transport::Tcp {
-        return if packet.flags & tcp_flags::RST == 0 && reset(frame, packet) {
+        return if packet.flags & tcp_flags::RST == 0 && reset(frame, packet) && send_back(frame) {
             Outcome::RefusedReset
         } else {
             Outcome::DropNoFrontend
@@ -37,14 +37,17 @@ pub fn refuse<F: Frame>(frame: &F, packet: &Packet, settings: &Settings, now: u3
 /// A packet of an established flow whose backend is gone for good.
 #[inline(never)]
 pub fn reset_gone<F: Frame>(frame: &F, packet: &Packet, settings: &Settings, now: u32) -> Outcome {
-    let answered =
-        packet.flags & tcp_flags::RST == 0 && is_plain(packet) && may_refuse(settings, now) && reset(frame, packet);
+    let answered = packet.flags & tcp_flags::RST == 0
+        && is_plain(packet)
+        && may_refuse(settings, now)
+        && reset(frame, packet)
+        && send_back(frame);
     if answered { Outcome::ResetBackendGone } else { Outcome::DropBackendGone }
 }
 
 /// Neither options nor extension headers: the transport header is where it usually is.
 #[inline(always)]
-fn is_plain(packet: &Packet) -> bool {
+pub fn is_plain(packet: &Packet) -> bool {
     let usual = ETHERNET + if packet.ipv6 { IPV6 } else { IPV4 };
     packet.transport_offset as usize == usual && !packet.is_first_fragment
 }
@@ -65,9 +68,9 @@ fn may_refuse(settings: &Settings, now: u32) -> bool {
     true
 }
 
-/// Turns a segment into the reset that answers it (RFC 9293 section 3.10.7.1), and sends it back.
+/// Turns a segment into the reset that answers it (RFC 9293 section 3.10.7.1).
 #[inline(never)]
-fn reset<F: Frame>(frame: &F, packet: &Packet) -> bool {
+pub fn reset<F: Frame>(frame: &F, packet: &Packet) -> bool {
     let at = packet.transport_offset as usize;
     let Some(tcp) = pointer::<TcpHeader>(frame, at) else { return false };
     // SAFETY: `pointer` has checked the bounds; so below.
@@ -110,7 +113,7 @@ fn reset<F: Frame>(frame: &F, packet: &Packet) -> bool {
     } else {
         (!checksum::fold(pseudo + checksum::sum_of(tcp))).to_ne_bytes()
     };
-    answer_header(frame, packet, size_of::<TcpHeader>() as u16, TCP) && send_back(frame)
+    answer_header(frame, packet, size_of::<TcpHeader>() as u16, TCP)
 }
 
 /// Puts the ICMP error "port unreachable" around the beginning of a datagram, and sends it back.
@@ -156,7 +159,7 @@ fn unreachable<F: Frame>(frame: &F, packet: &Packet) -> bool {
 
 /// The sum of the pseudo-header of an answer; swapped addresses have the same sum.
 #[inline(always)]
-fn pseudo_header(packet: &Packet, length: u16, protocol: u8) -> u64 {
+pub fn pseudo_header(packet: &Packet, length: u16, protocol: u8) -> u64 {
     let rest = u16::from_ne_bytes(length.to_be_bytes()) as u64 + u16::from_ne_bytes([0, protocol]) as u64;
     let word = |address: &Address| u32::from_ne_bytes(address.low()) as u64;
     rest + if packet.ipv6 {
@@ -204,7 +207,7 @@ fn answer_header<F: Frame>(frame: &F, packet: &Packet, payload: u16, protocol: u
 
 /// Sends the frame back where it came from.
 #[inline(always)]
-fn send_back(frame: &impl Frame) -> bool {
+pub fn send_back(frame: &impl Frame) -> bool {
     let Some(macs) = pointer::<[[u8; 6]; 2]>(frame, 0) else { return false };
     // SAFETY: `pointer` has checked the bounds.
     let macs = unsafe { &mut *macs };

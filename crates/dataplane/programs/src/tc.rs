@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_pull_data,
+        bpf_skb_load_bytes, bpf_skb_pull_data,
     },
     programs::TcContext,
 };
@@ -171,8 +171,23 @@ impl Frame for SocketBuffer<'_> {
     }
 
     #[inline(always)]
+    fn resize(&self, length: u32) -> bool {
+        self.set_length(length)
+    }
+
+    #[inline(always)]
     fn insert(&self, bytes: u32) -> bool {
         unsafe { bpf_skb_adjust_room(self.skb(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn remove(&self, bytes: u32) -> bool {
+        unsafe { bpf_skb_adjust_room(self.skb(), -(bytes as i32), BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        unsafe { bpf_skb_load_bytes(self.skb().cast(), offset, to.cast(), length) == 0 }
     }
 
     /// The program's return code makes the kernel act on it.
@@ -191,6 +206,11 @@ impl Frame for SocketBuffer<'_> {
     #[inline(always)]
     fn is_from_host(&self) -> bool {
         self.leaves && unsafe { (*self.skb()).ingress_ifindex } == 0
+    }
+
+    #[inline(always)]
+    fn receive(&self) {
+        unsafe { bpf_redirect(self.interface(), BPF_F_INGRESS as u64) };
     }
 
     #[inline(always)]

@@ -5,7 +5,9 @@ use core::{arch::asm, cell::Cell, ffi::c_void, mem::offset_of};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{xdp_action::XDP_REDIRECT, xdp_action::XDP_TX, xdp_md},
-    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::generated::{
+        bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
     programs::XdpContext,
 };
 use evenkeel_maps::Interface;
@@ -29,6 +31,22 @@ struct Ethernet {
     destination: [u8; 6],
     source: [u8; 6],
     ether_type: [u8; 2],
+}
+
+impl DriverBuffer<'_> {
+    /// Moves the beginning of the frame by so many bytes, and its Ethernet header with it.
+    #[inline(always)]
+    fn shift(&self, bytes: i32) -> bool {
+        let Some(from) = frame::pointer::<Ethernet>(self, 0) else { return false };
+        // SAFETY: `pointer` has checked the bounds.
+        let header = unsafe { core::ptr::read(from) };
+        if unsafe { bpf_xdp_adjust_head(self.context.ctx, bytes) } != 0 {
+            return false;
+        }
+        let Some(to) = frame::pointer::<Ethernet>(self, 0) else { return false };
+        unsafe { *to = header };
+        true
+    }
 }
 
 impl Frame for DriverBuffer<'_> {
@@ -147,6 +165,22 @@ impl Frame for DriverBuffer<'_> {
         unsafe { bpf_xdp_adjust_tail(self.context.ctx, change) == 0 }
     }
 
+    /// At the head, where there is always room: drivers leave little or none at the tail.
+    #[inline(always)]
+    fn resize(&self, length: u32) -> bool {
+        self.shift(self.length() as i32 - length as i32)
+    }
+
+    #[inline(always)]
+    fn remove(&self, bytes: u32) -> bool {
+        self.shift(bytes as i32)
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        unsafe { bpf_xdp_load_bytes(self.context.ctx, offset, to.cast(), length) == 0 }
+    }
+
     #[inline(always)]
     fn insert(&self, bytes: u32) -> bool {
         if unsafe { bpf_xdp_adjust_head(self.context.ctx, -(bytes as i32)) } != 0 {
@@ -172,6 +206,10 @@ impl Frame for DriverBuffer<'_> {
         // SAFETY: a helper without pointers.
         unsafe { bpf_redirect(interface, 0) };
     }
+
+    /// Nothing leaves through this hook.
+    #[inline(always)]
+    fn receive(&self) {}
 
     #[inline(always)]
     fn can_send(&self, interface: u32) -> bool {

@@ -76,6 +76,9 @@ pub(crate) struct DataPathArgs {
     /// A running node is switched by `evenkeel mode`, and stays so across restarts if this is not given.
     #[arg(long, env = "EVENKEEL_MODE", value_enum)]
     mode: Option<ModeArg>,
+    /// Whether a connection that its backend refuses, or does not answer, is brought to another one before its client notices
+    #[arg(long, env = "EVENKEEL_RESCUE", value_enum, default_value = "on")]
+    rescue: Switch,
     /// Flows that the flow table is made for, when it is made anew
     #[arg(long, env = "EVENKEEL_FLOWS", value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_000_000))]
     flows: Option<u32>,
@@ -175,6 +178,12 @@ pub(crate) enum ForwardingArg {
     Stack,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 /// A hook for one interface, or for all that have none of their own; `None`: whichever is best.
 #[derive(Clone, Debug)]
 struct HookArg {
@@ -268,6 +277,7 @@ impl DataPathArgs {
             source_ports: self.source_ports.0.clone(),
             defaults,
             flows: self.flows,
+            rescue: self.rescue == Switch::On,
             hash_seed: random()?,
             cluster: None,
             listen: self.listen,

@@ -28,13 +28,17 @@ pub(super) fn judge(hook: Hook, arrives: bool, sent: &[u8], ran: &Ran) -> Option
 fn length(outcome: Outcome, sent: &[u8], out: &[u8]) -> Option<String> {
     let ipv6 = sent.get(12..14) == Some(&[0x86, 0xdd]);
     let allowed = match outcome.name() {
-        "refused_reset" | "reset_backend_gone" => {
+        "refused_reset" | "reset_backend_gone" | "reset_late_answer" => {
             let length = if ipv6 { 14 + 40 + 20 } else { 14 + 20 + 20 };
             length..=length
         }
         "refused_unreachable" => {
             let header = if ipv6 { 40 } else { 20 };
             14 + header + 8..=LONGEST_REFUSAL[usize::from(ipv6)].min(sent.len() + header + 8)
+        }
+        "rescued_syn" | "rescued_syn_stack" => {
+            let length = if ipv6 { 14 + 40 + 20 } else { 14 + 20 + 20 };
+            length..=length + 40
         }
         // The option with our hardware address may have to be added.
         "ndp_answered" => 14 + 40 + 32..=sent.len().max(14 + 40 + 32),
@@ -52,7 +56,16 @@ fn content(outcome: Outcome, sent: &[u8], out: &[u8]) -> Option<String> {
     }
     let (before, after) = (sums(sent), sums(out));
     // What the program has written itself is right whatever it was asked.
-    let written = matches!(name, "refused_reset" | "reset_backend_gone" | "refused_unreachable" | "ndp_answered");
+    let written = matches!(
+        name,
+        "refused_reset"
+            | "reset_backend_gone"
+            | "reset_late_answer"
+            | "refused_unreachable"
+            | "rescued_syn"
+            | "rescued_syn_stack"
+            | "ndp_answered"
+    );
     // But for what it quotes.
     let quoted = if before.network == Some(false) { None } else { after.quoted };
     if written && !(Sums { quoted, ..after }).hold() {
