@@ -1,10 +1,11 @@
-//! New connections while backends refuse them, with and without rescue.
+//! New connections and datagrams while backends refuse them, with and without rescue.
 
 use std::{net::SocketAddr, num::NonZeroU32, process::Command, time::Duration};
 
 use anyhow::ensure;
 use evenkeel_lab::{
     Load, Sandbox,
+    manifests::Port,
     topology::{POD_BRIDGE, UPLINK},
 };
 use evenkeel_probe::{Close, Config, Lane, LaneKind, Report};
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     Test,
-    world::{self, Setup, TCP, World, vip, vip6},
+    world::{self, Setup, TCP, UDP, World, vip, vip6},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -56,26 +57,37 @@ fn nobody_is_refused(
         server.signal(Signal::KILL)?;
         server.wait(world::SOON)?;
     }
-    let report = connect(&world)?;
-    ensure!(report.failed == 0 && report.requests >= 2000, "with rescue:\n{report}");
+    let report = load(&world, &[CONNECTIONS, DATAGRAMS].concat())?;
     let counters = world::counters(&world.status()?)?;
+    ensure!(report.failed == 0 && report.requests >= 4000, "with rescue:\n{report}\n{counters:?}");
     ensure!(counters.get("rescued_syn").is_some_and(|count| *count > 300), "{counters:?}");
+    ensure!(counters.get("rescued_datagram").is_some_and(|count| *count > 0), "{counters:?}");
     world.ensure_no_drops()?;
     drop(agent);
 
     world.balancer.arguments.extend(["--rescue", "off"].map(str::to_owned));
     let _agent = world.run()?;
-    let report = connect(&world)?;
+    let report = load(&world, CONNECTIONS)?;
     let refused = report.failed * 3 / report.requests.max(1);
     ensure!(report.failed > 0 && refused <= closed as u64, "without rescue:\n{report}");
     Ok(())
 }
 
-/// Opens and closes connections to both VIPs.
-fn connect(world: &World) -> anyhow::Result<Report> {
-    let lane =
-        |name: &str, address: SocketAddr| Lane { name: name.to_owned(), ..Lane::to(LaneKind::TcpEcho, address, RATE) };
-    let lanes = vec![lane("tcp", vip(TCP).into()), lane("tcp6", vip6(TCP).into())];
+/// Kinds of requests, and whom they ask.
+type Requests = (LaneKind, Port);
+const CONNECTIONS: &[Requests] = &[(LaneKind::TcpEcho, TCP)];
+const DATAGRAMS: &[Requests] = &[(LaneKind::Udp, UDP), (LaneKind::UdpFixed, UDP)];
+
+/// Sends these requests to both VIPs.
+fn load(world: &World, requests: &[Requests]) -> anyhow::Result<Report> {
+    let lane = |kind: LaneKind, family: &str, address: SocketAddr| {
+        let fixed = (kind == LaneKind::UdpFixed).then(|| NonZeroU32::new(50).unwrap_or(RATE));
+        Lane { name: format!("{kind:?}{family}"), ..Lane::to(kind, address, fixed.unwrap_or(RATE)) }
+    };
+    let lanes = requests
+        .iter()
+        .flat_map(|(kind, port)| [lane(*kind, "4", vip(*port).into()), lane(*kind, "6", vip6(*port).into())])
+        .collect();
     let mut config = Config::new(lanes, SPAN);
     config.timeout = world::SOON;
     config.close = Close::Fin;

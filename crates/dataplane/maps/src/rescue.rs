@@ -37,8 +37,8 @@ pub struct SavedSyn {
     pub window: [u8; 2],
     /// Not zero: it carried data (RFC 7413), which is not kept.
     pub has_data: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Which places of `tried` said nothing at all, one bit each: the lowest is the first.
+    pub silent: u8,
     /// TCP options, as on the wire, in words as they lie in memory; zero behind them.
     pub options: [u32; 10],
 }

@@ -68,6 +68,7 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         Err(Outcome::RescuedSyn) => rescue::refused(frame, work, settings, now),
         Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
         Err(Outcome::ResetLateAnswer) => rescue::late(frame, work, settings, Hook::Arriving),
+        Err(Outcome::RescuedDatagram) => rescue::datagram(frame, work, settings, now),
         Err(outcome) => Err(outcome),
     };
     match decision {
@@ -519,7 +520,7 @@ const ALL_TAKEN: u32 = u32::MAX - 1;
 #[inline(never)]
 fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
     let Work { packet, reply, frontend, .. } = work;
-    let hash = pick_hash(packet, frontend, settings.hash_seed);
+    let hash = pick_hash(&packet.tuple, frontend, settings.hash_seed);
     let (mut reason, mut avoided) = (NO_BACKEND, NO_BACKEND);
     let size = frontend.table_size;
     if size == 0 {
@@ -575,15 +576,15 @@ pub fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> 
 
 /// The hash that picks the Maglev slot: of the five-tuple, or of the client's address alone under session affinity.
 #[inline(never)]
-pub fn pick_hash(packet: &Packet, frontend: &Frontend, seed: u64) -> u64 {
-    let [first, second] = packet.tuple.source.halves();
+pub fn pick_hash(tuple: &Tuple, frontend: &Frontend, seed: u64) -> u64 {
+    let [first, second] = tuple.source.halves();
     let hash = mix(mix(seed.rotate_left(32), first), second);
     if frontend.flags & Frontend::SOURCE_AFFINITY != 0 {
         return mix(hash, frontend.number as u64);
     }
-    let [first, second] = packet.tuple.destination.halves();
-    let (from, to) = (packet.tuple.source_port, packet.tuple.destination_port);
-    let ports = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]) as u64 | (packet.tuple.protocol as u64) << 32;
+    let [first, second] = tuple.destination.halves();
+    let (from, to) = (tuple.source_port, tuple.destination_port);
+    let ports = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]) as u64 | (tuple.protocol as u64) << 32;
     mix(mix(hash, first ^ second), ports)
 }
 
@@ -601,7 +602,10 @@ pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Out
         return Outcome::PassEgress;
     }
     if work.packet.transport == Transport::Icmp {
-        return icmp::egress(frame, work, interface, settings);
+        return match icmp::egress(frame, work, interface, settings) {
+            Outcome::RescuedDatagram => rescue::datagram_departs(frame, work, settings),
+            outcome => outcome,
+        };
     }
     let packet = &mut work.packet;
     // Flows that exist are carried on whatever the mode is.

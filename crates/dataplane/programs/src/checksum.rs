@@ -68,3 +68,10 @@ pub fn sum_of<T>(data: *mut T) -> u64 {
     // SAFETY: the verifier has seen that the structure lies inside the packet.
     unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, data.cast(), size_of::<T>() as u32, 0) as u32 as u64 }
 }
+
+/// The sum over words outside the packet, from 1 to 128 of them.
+#[inline(always)]
+pub fn sum_of_words(data: *mut u32, words: u32) -> u64 {
+    // SAFETY: the verifier has seen that so many lie inside a map's value.
+    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, data, words * 4, 0) as u32 as u64 }
+}

@@ -81,7 +81,7 @@ pub fn ingress<F: Frame>(
 }
 
 /// An ICMP message that leaves: an error about a client's packet quotes what the client sent. What this host asks its own
-/// VIPs is answered, because nobody else would.
+/// VIPs is answered, because nobody else would. `RescuedDatagram`: what the error quotes is to be sent to another backend.
 #[inline(never)]
 pub fn egress<F: Frame>(frame: &F, work: &mut Work, interface: &Interface, settings: &Settings) -> Outcome {
     let packet = &work.packet;
@@ -192,27 +192,36 @@ fn translate(
     if !read_quoted(frame, work) {
         return Err(none);
     }
-    let is_unreachable = is_unreachable(frame, &work.packet);
-    let known =
-        if to_vip { about_reply(work, settings) } else { about_request(work, settings, arriving, is_unreachable) };
-    if known.is_none() {
-        return Err(none);
+    if to_vip {
+        about_reply(work, settings).ok_or(none)?;
+    } else {
+        let reason = reason(frame, &work.packet);
+        about_request(work, settings, arriving, reason).map_err(|rescued| rescued.unwrap_or(none))?;
     }
     requote(frame, work).ok_or(Outcome::DropRewrite)
 }
 
-/// Whether an error says that its packet did not get there; one that was too big might.
+/// What an error says of its packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Nothing listens there.
+    Port,
+    /// It did not get there.
+    Unreachable,
+    /// Something else; it may have got there.
+    Other,
+}
+
 #[inline(always)]
-fn is_unreachable(frame: &impl Frame, packet: &Packet) -> bool {
+fn reason(frame: &impl Frame, packet: &Packet) -> Reason {
     const FRAGMENTATION_NEEDED: u8 = 4;
-    match pointer::<Icmp>(frame, packet.transport_offset as usize) {
-        // SAFETY: `pointer` has checked the bounds.
-        Some(icmp) => match (packet.ipv6, unsafe { (*icmp).kind }) {
-            (false, 3) => unsafe { (*icmp).code != FRAGMENTATION_NEEDED },
-            (true, 1) => true,
-            _ => false,
-        },
-        None => false,
+    let Some(icmp) = pointer::<Icmp>(frame, packet.transport_offset as usize) else { return Reason::Other };
+    // SAFETY: `pointer` has checked the bounds.
+    match unsafe { (packet.ipv6, (*icmp).kind, (*icmp).code) } {
+        (false, 3, 3) | (true, 1, 4) => Reason::Port,
+        (false, 3, code) if code != FRAGMENTATION_NEEDED => Reason::Unreachable,
+        (true, 1, _) => Reason::Unreachable,
+        _ => Reason::Other,
     }
 }
 
@@ -278,12 +287,13 @@ fn about_reply(work: &mut Work, settings: &Settings) -> Option<()> {
     Some(())
 }
 
-/// An error about a client's packet: into `work.sent` what the client sent.
+/// An error about a client's packet: into `work.sent` what the client sent. `Err`: not about one that concerns this hook; or
+/// the datagram that it quotes is to go to another backend.
 #[inline(never)]
-fn about_request(work: &mut Work, settings: &Settings, arriving: bool, is_unreachable: bool) -> Option<()> {
-    let Work { packet, quoted, target, sent, reply: key, .. } = work;
+fn about_request(work: &mut Work, settings: &Settings, arriving: bool, reason: Reason) -> Result<(), Option<Outcome>> {
+    let Work { packet, quoted, reply: key, .. } = work;
     if !maps::is_watched(&quoted.tuple.destination) {
-        return None;
+        return Err(None);
     }
     *key = Tuple {
         source: quoted.tuple.destination,
@@ -295,21 +305,26 @@ fn about_request(work: &mut Work, settings: &Settings, arriving: bool, is_unreac
     };
     let mut found = Found::NOTHING;
     if !flows::find_reply(key, settings, &mut found) {
-        return None;
+        return Err(None);
     }
-    if is_unreachable && found.flow().state & Flow::ANSWERED == 0 {
+    if reason != Reason::Other && found.flow().state & Flow::ANSWERED == 0 {
         found.note(Flow::REFUSED);
     }
+    // The kernel forwards it; it is dealt with where it leaves.
+    let is_kernels = arriving && found.flow().flags & Backend::DIRECT == 0 && found.flow().source_port == [0; 2];
     // Nobody but the backend itself knows that nothing listens there.
-    if is_unreachable && quoted.tuple.protocol == UDP && packet.tuple.source == quoted.tuple.destination {
-        rescue::eject(work, &found, settings, balance::now(settings));
+    let is_refusal =
+        reason == Reason::Port && quoted.tuple.protocol == UDP && packet.tuple.source == quoted.tuple.destination;
+    if is_refusal && rescue::eject(work, &found, settings, balance::now(settings)) && !is_kernels {
+        if rescue::quotes_all(work) {
+            return Err(Some(Outcome::RescuedDatagram));
+        }
+    }
+    if is_kernels {
+        return Err(None);
     }
     let Work { packet, quoted, target, sent, .. } = work;
     let flow = found.flow();
-    if arriving && flow.flags & Backend::DIRECT == 0 && flow.source_port == [0; 2] {
-        // The kernel forwards it; it is restored where it leaves.
-        return None;
-    }
     *sent = Ends {
         source: flow.client,
         destination: flow.vip,
@@ -323,7 +338,7 @@ fn about_request(work: &mut Work, settings: &Settings, arriving: bool, is_unreac
     target.ends.destination = flow.client;
     target.direct = true;
     target.names = Names { direct: Outcome::IcmpReply, stack: Outcome::IcmpRestored, untouched: false };
-    Some(())
+    Ok(())
 }
 
 /// Writes `work.sent` into the quoted packet, with its checksums as far as they are quoted, and brings the error's own

@@ -76,6 +76,10 @@ pub static REFUSAL_BUDGET: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
 #[btf_map]
 pub static VICTIM: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
 
+/// A copy of part of a packet, 512 bytes, to be summed up; the verifier takes them for some more.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<[u32; 132], 1> = PerCpuArray::new();
+
 /// What one run of a program works on: too large for the stack, of which there are 512 bytes.
 pub struct Work {
     /// The packet that the program runs for.
@@ -97,8 +101,9 @@ pub struct Work {
     pub rewrites_source: bool,
     /// Whether its client is this host itself.
     pub from_host: bool,
-    /// Backend slots that a flow is not to be brought to.
+    /// Backend slots that a flow has been at, and which of them may have it again if there is no other, one bit each.
     pub tried: [u32; TRIED],
+    pub silent: u8,
     /// The flow that is to be brought to another backend.
     pub found: Noted,
 }

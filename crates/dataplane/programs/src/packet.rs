@@ -147,6 +147,14 @@ pub struct TcpHeader {
     pub urgent: [u8; 2],
 }
 
+#[repr(C)]
+pub struct UdpHeader {
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
+    pub length: [u8; 2],
+    pub checksum: [u8; 2],
+}
+
 /// The first eight bytes of an IPv6 extension header.
 #[repr(C)]
 struct Extension {

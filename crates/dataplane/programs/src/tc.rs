@@ -220,6 +220,12 @@ impl Frame for SocketBuffer<'_> {
 
     #[inline(always)]
     fn send_to_neighbour(&self, interface: u32, family: u8, next_hop: &[u32; 4]) {
+        if self.leaves {
+            // A frame that was leaving has a route of its own. Unless the kernel looks up another one itself, it takes the
+            // neighbour of that route as soon as a frame had to wait for the answer to an ARP request.
+            unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) };
+            return;
+        }
         let mut neighbour = Neighbour { family: family as u32, address: *next_hop };
         // SAFETY: the structure has the kernel's layout and size; the helper copies it.
         unsafe { bpf_redirect_neigh(interface, (&raw mut neighbour).cast(), size_of::<Neighbour>() as i32, 0) };
