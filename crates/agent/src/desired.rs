@@ -14,6 +14,7 @@ use evenkeel_plan::{
     elect::AnnouncementProtocol,
     frontends::{self, Backend, BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
+    turns::order,
     world::{Affinity, Forwarding, Protocol},
 };
 
@@ -44,7 +45,7 @@ struct Built {
     shares: Shares,
     spec: FrontendSpec,
     /// Held as long as the frontend needs it.
-    _table: Arc<Table>,
+    _table: Option<Arc<Table>>,
 }
 
 /// The node it was built for.
@@ -159,22 +160,26 @@ impl Desired {
                 BackendSpec { address, state, share: share.unwrap_or(FULL_SHARE), elsewhere }
             })
             .collect();
-        let table = self.tables.get(Roster::new(members(takers.iter().map(|(backend, _)| *backend))));
+        let roster = Roster::new(members(takers.iter().map(|(backend, _)| *backend)));
         // The table counts those that take new flows, the data plane all it may meet packets of.
         let positions: HashMap<SocketAddr, u32> = backends.iter().map(|backend| backend.address).zip(0..).collect();
         let members: Vec<Option<u32>> =
-            table.members().iter().map(|member| positions.get(&member.address).copied()).collect();
+            roster.members().iter().map(|member| positions.get(&member.address).copied()).collect();
+        let weights: Vec<u32> = roster.members().iter().map(|member| member.weight).collect();
+        let maglev = (!frontend.per_packet).then(|| self.tables.get(roster));
+        let slots = maglev.as_ref().map_or_else(|| order(&weights), |table| table.slots().to_vec());
         let spec = FrontendSpec {
             key,
+            per_packet: frontend.per_packet,
             source_affinity: matches!(frontend.affinity, Affinity::ClientIp { .. }),
             direct: frontend.forwarding.unwrap_or(node.forwarding) == Forwarding::Direct,
-            rewrite_source: frontend.rewrite_source,
+            rewrite_source: frontend.rewrite_source && !frontend.per_packet,
             source_ranges: frontend.source_ranges.to_vec(),
             limits: limits(frontend),
             backends,
-            table: table.slots().iter().filter_map(|slot| *members.get(*slot as usize)?).collect(),
+            table: slots.into_iter().filter_map(|slot| *members.get(slot as usize)?).collect(),
         };
-        Built { from: Arc::clone(frontend), node: node.clone(), shares, spec, _table: table }
+        Built { from: Arc::clone(frontend), node: node.clone(), shares, spec, _table: maglev }
     }
 }
 

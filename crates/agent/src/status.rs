@@ -132,6 +132,9 @@ pub struct Frontend {
     pub service: String,
     /// `direct` or `stack`.
     pub forwarding: String,
+    /// Each datagram goes to the next backend, and nothing is remembered of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_packet: bool,
     /// Packets it did not take, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Its backends, those last that are no longer endpoints but still have flows.
@@ -335,6 +338,7 @@ impl Snapshot<'_> {
             protocol: frontend.protocol.to_string(),
             service: frontend.service.to_string(),
             forwarding: frontend.forwarding.unwrap_or(self.forwarding).to_string(),
+            per_packet: frontend.per_packet,
             refused: BTreeMap::new(),
             backends: endpoints.chain(leftover).collect(),
         }

@@ -24,6 +24,7 @@ mod plan;
 pub mod range;
 pub mod reason;
 pub mod selector;
+pub mod turns;
 pub mod world;
 
 pub use diagnostic::{Diagnostic, Severity};

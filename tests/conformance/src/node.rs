@@ -387,12 +387,13 @@ impl Node {
     }
 }
 
-/// An option of a service: `affinity`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
+/// An option of a service: `affinity`, `per-packet`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
 fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = option.split_whitespace().collect();
     let number = |word: &str| word.parse::<NonZeroU32>().with_context(|| format!("`{word}` in `{option}`"));
     match words[..] {
         ["affinity"] => spec.source_affinity = true,
+        ["per-packet"] => spec.per_packet = true,
         ["rewrite-source"] => spec.rewrite_source = true,
         ["elsewhere"] => spec.backends.iter_mut().for_each(|backend| backend.elsewhere = true),
         ["ranges", ref networks @ ..] => {

@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod demo;
 mod discovery;
+mod fan_out;
 mod frames;
 mod health;
 mod lifecycle;
@@ -67,6 +68,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         announce::TESTS,
         ownership::TESTS,
         discovery::TESTS,
+        fan_out::TESTS,
         reload::TESTS,
         rescue::TESTS,
         status::TESTS,

@@ -180,6 +180,7 @@ pub struct DataPath {
     carried: StdHashMap<FrontendKey, Frontend>,
     claims: HashMap<MapData, Address, Claim>,
     moved: HashMap<MapData, u64, Flow>,
+    turns: Array<MapData, u32>,
     attendance: SharedArray<Attendance>,
     /// What the VIPs map holds.
     present_vips: StdHashMap<Address, Vip>,
@@ -268,6 +269,7 @@ impl DataPath {
             vips,
             claims: take(&mut object, map::CLAIMS)?,
             moved: take(&mut object, map::FORMER)?,
+            turns: take(&mut object, map::TURNS)?,
             attendance: shared(&mut object, map::ATTENDANCE, Some(1))?,
             present_vips,
             interfaces,
@@ -461,6 +463,7 @@ impl DataPath {
             (Frontend::SOURCE_RANGES, !spec.source_ranges.is_empty()),
             (Frontend::LIMITED, spec.limits.is_some()),
             (Frontend::REWRITE_SOURCE, spec.rewrite_source),
+            (Frontend::PER_PACKET, spec.per_packet),
         ] {
             flags |= if is_set { bit } else { 0 };
         }
@@ -486,6 +489,10 @@ impl DataPath {
             }
         }
         self.carried.insert(spec.key, frontend);
+        if spec.per_packet && former.is_none_or(|former| former.flags & Frontend::PER_PACKET == 0) {
+            self.forget_flows(spec.key);
+            self.turns.set(number, 0, 0).map_err(map_error(map::TURNS))?;
+        }
         if let (Some(old), None) = (old, kept) {
             self.tables.retire(old, now);
         }
@@ -495,6 +502,16 @@ impl DataPath {
             self.release_limits();
         }
         Ok(())
+    }
+
+    /// Removes a frontend's flows: its packets would follow them for as long as they come.
+    fn forget_flows(&mut self, key: FrontendKey) {
+        let slots = &self.slots;
+        self.flows.sweep(
+            |flow| (flow.vip, flow.vip_port, flow.protocol) == (key.address, key.port, key.protocol),
+            &self.sources,
+            |slot| slots.get_or_free(slot),
+        );
     }
 
     /// Gives every backend its slot.

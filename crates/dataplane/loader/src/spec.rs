@@ -70,13 +70,15 @@ pub struct FrontendSpec {
     pub direct: bool,
     /// Replace the client's address by one of this node's.
     pub rewrite_source: bool,
+    /// Each packet goes to the next backend of the table, and nothing is remembered of it.
+    pub per_packet: bool,
     /// Who may connect; none: everybody.
     pub source_ranges: Vec<IpNet>,
     /// How much it may take.
     pub limits: Option<Limits>,
     /// All backends, whatever their state; none twice.
     pub backends: Vec<BackendSpec>,
-    /// Maglev table: indices into `backends`. Empty: new flows are refused.
+    /// Maglev table, or the order of turns: indices into `backends`. Empty: new flows are refused.
     pub table: Vec<u32>,
 }
 
@@ -89,6 +91,7 @@ impl FrontendSpec {
             source_affinity: false,
             direct: false,
             rewrite_source: false,
+            per_packet: false,
             source_ranges: Vec::new(),
             limits: None,
             backends: Vec::new(),

@@ -200,6 +200,8 @@ impl Frontend {
     pub const LIMITED: u32 = 4;
     /// Replace the client's address by one of this node's, so that replies come back here.
     pub const REWRITE_SOURCE: u32 = 8;
+    /// Each packet goes to the next backend of the table, and nothing is remembered of it.
+    pub const PER_PACKET: u32 = 16;
 }
 
 /// Value of the VIPs map, keyed by address.
@@ -503,6 +505,9 @@ pub mod map {
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// [`Frontend::limit`](crate::Frontend::limit) to [`Limit`](crate::Limit); shared memory.
     pub const LIMITS: &str = "LIMITS";
+    /// [`Frontend::number`](crate::Frontend::number) to the number of packets it has handed out, if it is one of
+    /// [`Frontend::PER_PACKET`](crate::Frontend::PER_PACKET).
+    pub const TURNS: &str = "TURNS";
     /// Addresses for rewritten sources.
     pub const SOURCE_ADDRESSES: &str = "SOURCE_ADDRESSES";
     /// Interface index, modulo its rows, to [`Interface`](crate::Interface); shared memory.
@@ -516,7 +521,7 @@ pub mod map {
     /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
     /// All that are pinned. What only one CPU remembers for a moment is not.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         FRONTENDS,
         VIPS,
         WATCHED,
@@ -529,6 +534,7 @@ pub mod map {
         FORMER,
         SOURCE_RANGES,
         LIMITS,
+        TURNS,
         SOURCE_ADDRESSES,
         INTERFACES,
         COUNTERS,

@@ -162,6 +162,10 @@ outcomes! {
     RescuedDatagram = "rescued_datagram" => Redirect,
     /// As `rescued_datagram`, left to the kernel's routing.
     RescuedDatagramStack = "rescued_datagram_stack" => Pass,
+    /// A datagram of a service that balances each by itself, sent to the backend whose turn it was.
+    ForwardTurn = "forward_turn" => Redirect,
+    /// As `forward_turn`, left to the kernel's routing.
+    StackTurn = "stack_turn" => Pass,
     /// Refusal from a backend that the flow has left.
     DropLateReset = "drop_late_reset" => Drop,
 }

@@ -26,6 +26,16 @@ pub unsafe fn add<T: Copy>(word: *mut T, value: T) {
     unsafe { atomic_xadd::<T, T, RELAXED>(word, value) };
 }
 
+/// Adds one to a word, and returns what it was.
+///
+/// # Safety
+/// `word` is aligned and inside a map's value.
+#[inline(always)]
+pub unsafe fn count(word: *mut u32) -> u32 {
+    // With a relaxed order the compiler takes the instruction that does not fetch, and hands back what was added.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::AcqRel }>(word, 1) }
+}
+
 /// Sets bits of a word.
 ///
 /// # Safety

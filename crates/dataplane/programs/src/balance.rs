@@ -7,11 +7,12 @@ use evenkeel_maps::{
 };
 
 use crate::{
+    atomic,
     flows::{self, Found},
     fragment,
     frame::{Frame, Receiver},
     icmp, limits,
-    maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, Work},
+    maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, TURNS, Work},
     packet::{self, Packet, Transport, tcp_flags},
     refuse,
     rescue::{self, Hook},
@@ -30,6 +31,7 @@ const IN_VAIN: u8 = 4;
 
 pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
 const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };
+const TURN: Names = Names { direct: Outcome::ForwardTurn, stack: Outcome::StackTurn, untouched: false };
 const FORWARD_MIDSTREAM: Names =
     Names { direct: Outcome::ForwardMidstream, stack: Outcome::StackMidstream, untouched: false };
 
@@ -160,12 +162,15 @@ fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Resul
     {
         return Err(Outcome::ResetLateAnswer);
     }
-    if work.packet.transport == Transport::LaterFragment {
+    if work.packet.transport == Transport::LaterFragment && !is_per_packet(&work.packet) {
         let is_vip = maps::is_vip(&work.packet.tuple.destination);
         return Err(if is_vip { Outcome::DropFragment } else { Outcome::PassNotVip });
     }
     // Each step is a function of its own, and leaves what it found in `work`: nested, they would not fit on the stack.
     admit(work, now)?;
+    if work.frontend.flags & Frontend::PER_PACKET != 0 {
+        return hand_out(work, hash);
+    }
     let slot = pick(work, settings, now);
     begin(work, slot, now)?;
     if work.rewrites_source && !source::choose(work, settings, hash as u32, now) {
@@ -450,6 +455,49 @@ fn begin(work: &mut Work, slot: u32, now: u32) -> Result<(), Outcome> {
         pad: 0,
     };
     Ok(())
+}
+
+/// Whether a packet is to a frontend that balances each by itself.
+#[inline(never)]
+fn is_per_packet(packet: &Packet) -> bool {
+    let Tuple { destination, destination_port: port, protocol, .. } = packet.tuple;
+    // SAFETY: user space replaces entries as a whole.
+    match unsafe { FRONTENDS.get(FrontendKey { address: destination, port, protocol, pad: [0; 5] }) } {
+        Some(frontend) => frontend.flags & Frontend::PER_PACKET != 0,
+        None => false,
+    }
+}
+
+/// A packet of its own: it goes to the backend whose turn it is, of which nothing is remembered. The fragments of a datagram
+/// have no turns, or they would not meet again: where they go hangs on their ends.
+#[inline(never)]
+fn hand_out(work: &mut Work, hash: u64) -> Result<(), Outcome> {
+    let Work { packet, target, frontend, .. } = work;
+    let is_fragment = packet.is_first_fragment || packet.transport == Transport::LaterFragment;
+    let turn = match TURNS.get_ptr_mut(frontend.number) {
+        // SAFETY: inside the map's memory, aligned.
+        Some(turns) if !is_fragment => unsafe { atomic::count(turns) },
+        _ => hash as u32,
+    };
+    let size = frontend.table_size;
+    if size == 0 {
+        return Err(maps::refuse(frontend.number, Outcome::DropNoBackend));
+    }
+    for step in 0..PICKS {
+        let Some(slot) = maps::table_slot(frontend.table_row, turn.wrapping_add(step) % size) else { break };
+        let Some(backend) = BACKENDS.get(slot) else { break };
+        let is_sender = backend.address == packet.tuple.source;
+        if backend.state != backend_state::ACTIVE || is_sender || !takes(backend, turn ^ slot) {
+            continue;
+        }
+        count_traffic(slot, packet.frame_length, true);
+        target.ends = Ends::of(packet);
+        (target.ends.destination, target.ends.destination_port) = (backend.address, backend.port);
+        target.direct = (backend.flags & Backend::DIRECT != 0) | work.from_host;
+        target.names = TURN;
+        return Ok(());
+    }
+    Err(maps::refuse(frontend.number, Outcome::DropNoBackend))
 }
 
 /// Whether a client's packets get another source address on their way to this backend. One that meets its own address as its

@@ -53,6 +53,8 @@ pub static SOURCE_RANGES: LpmTrie<SourceRange, u8, MAX_SOURCE_RANGES, { BPF_F_NO
 #[btf_map]
 pub static LIMITS: Array<Limit, MAX_FRONTENDS, SHARED> = Array::new();
 #[btf_map]
+pub static TURNS: Array<u32, MAX_FRONTENDS> = Array::new();
+#[btf_map]
 pub static SOURCE_ADDRESSES: Array<Address, { 2 * MAX_SOURCES }> = Array::new();
 #[btf_map]
 pub static INTERFACES: Array<Interface, INTERFACE_ROWS, SHARED> = Array::new();

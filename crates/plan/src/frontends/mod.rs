@@ -46,6 +46,10 @@ pub struct Frontend {
     /// Whether backends see an address of the node's in place of the client's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rewrite_source: bool,
+    /// Whether each datagram goes to the next backend. Nothing is remembered of it, so nothing that a backend sends belongs to
+    /// it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub per_packet: bool,
     /// Whether a client's flows go to one backend.
     #[serde(skip_serializing_if = "output::is_no_affinity", serialize_with = "output::affinity")]
     pub affinity: Affinity,
@@ -151,6 +155,7 @@ pub fn of_service(
                 traffic_distribution: service.traffic_distribution,
                 forwarding: service.forwarding,
                 rewrite_source: service.rewrite_source,
+                per_packet: service.per_packet && port.protocol == Protocol::Udp,
                 affinity: service.affinity,
                 source_ranges: Arc::clone(&service.source_ranges),
                 limits: service.limits,

@@ -41,6 +41,8 @@ pub struct Service {
     pub forwarding: Option<Forwarding>,
     /// `evenkeel.io/source-address: rewrite`: backends see an address of the node's in place of the client's.
     pub rewrite_source: bool,
+    /// `evenkeel.io/balancing: per-packet`: each datagram goes to the next backend, and none is answered.
+    pub per_packet: bool,
     /// `evenkeel.io/weights`.
     pub weights: Weights,
     /// `spec.ports`.
@@ -78,6 +80,7 @@ impl Service {
             affinity: Affinity::None,
             forwarding: None,
             rewrite_source: false,
+            per_packet: false,
             weights: Weights::default(),
             ports: Vec::new(),
             selector: Labels::new(),

@@ -9,7 +9,8 @@ use super::read::{Field, Fields, Reader, close_to, shortened};
 use super::{health, limits};
 
 /// Ours on a Service, without their prefix.
-const OURS: [&str; 19] = [
+const OURS: [&str; 20] = [
+    "balancing",
     "connection-burst",
     "connection-rate",
     "forwarding",
@@ -74,6 +75,12 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
     let source_address = annotations.annotation("evenkeel.io/source-address");
     service.rewrite_source =
         source_address.and_then(|field| field.one_of(reader, &source_addresses)).unwrap_or_default();
+    let balancings = [("per-flow", false), ("per-packet", true)];
+    let balancing = annotations.annotation("evenkeel.io/balancing");
+    service.per_packet = balancing.and_then(|field| field.one_of(reader, &balancings)).unwrap_or_default();
+    if service.per_packet && service.rewrite_source {
+        unused(reader, &annotations, "source-address", "answers, which evenkeel.io/balancing: per-packet has none of");
+    }
     let weights = annotations.annotation("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
     service.weights = weights.unwrap_or_default();
     service.health = health::check(reader, &annotations).map(Into::into);

@@ -254,6 +254,11 @@ fn annotations_are_checked() {
     );
     assert_eq!(with("evenkeel.io/forwarding: dsr"), ["invalid_value 6 metadata.annotations[evenkeel.io/forwarding]"]);
     assert_eq!(with("evenkeel.io/source-address: preserve"), [""; 0]);
+    assert_eq!(with("evenkeel.io/balancing: per-packet"), [""; 0]);
+    assert_eq!(
+        with("evenkeel.io/balancing: round-robin"),
+        ["invalid_value 6 metadata.annotations[evenkeel.io/balancing]"]
+    );
     assert_eq!(
         with("evenkeel.io/source-address: 'true'"),
         ["invalid_value 6 metadata.annotations[evenkeel.io/source-address]"]

@@ -129,6 +129,9 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Vec<String>> {
         if frontend.rewrite_source {
             traits.push("source address rewritten".to_owned());
         }
+        if frontend.per_packet {
+            traits.push("each packet by itself".to_owned());
+        }
         if let Affinity::ClientIp { timeout } = frontend.affinity {
             traits.push(format!("affinity ClientIP {}s", timeout.as_secs()));
         }

@@ -275,6 +275,7 @@ mod tests {
                 protocol: "TCP".to_owned(),
                 service: "shop/web".to_owned(),
                 forwarding: "direct".to_owned(),
+                per_packet: false,
                 refused: BTreeMap::from([("refused_reset".to_owned(), packets)]),
                 backends: vec![backend],
             }],
