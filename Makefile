@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bench-plan bench-lint bpf bpf-check fuzz fuzz-packets image manifests clean
+.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint bpf bpf-check fuzz fuzz-packets image manifests clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,13 @@ bench: ## Benchmarks of the data plane (12 minutes; needs the eBPF toolchain); B
 	$(CARGO) build --release --locked --package evenkeel --package xtask
 	@$(TARGET)/release/xtask bpf --harness >/dev/null
 	@scripts/privileged.sh $(TARGET)/release/xtask bench $(or $(BENCH),all)
+
+bench-cluster: ## How long services take from creation to a client's first answer, and until they are withdrawn: ROUNDS (30) of them; needs root
+	@scripts/setup.sh test
+	$(CARGO) build --release --locked
+	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
+	@EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) \
+	  scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::a_service_comes_and_goes
 
 bench-plan: ## How long decisions take on large Worlds; needs no privilege
 	$(CARGO) bench --locked --package evenkeel-plan

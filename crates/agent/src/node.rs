@@ -419,7 +419,7 @@ impl NodeAgent {
             let Some(cluster) = &mut self.cluster else { return };
             if let Some(plan) = &self.plan {
                 let not_carried = self.failed.iter().map(|key| key.address.ip()).collect();
-                cluster.set_elected(plan, &not_carried, now);
+                cluster.set_elected(plan, &not_carried, self.complete, now);
             }
             for vip in cluster.act(&self.interfaces, now) {
                 tracing::warn!(%vip, "another host claims it, but it is this node's: answering again");
@@ -463,7 +463,11 @@ impl NodeAgent {
         }
         for (vip, mac) in claims.iter().filter(|(vip, _)| !self.claims.contains_key(vip)) {
             let mac = status::mac(*mac);
-            tracing::warn!(%vip, mac, "another host claims it: not answering until it is clear whose it is");
+            if self.cluster.as_ref().is_none_or(|cluster| cluster.owns(*vip)) {
+                tracing::warn!(%vip, mac, "another host claims it: not answering until it is clear whose it is");
+            } else {
+                tracing::info!(%vip, mac, "handed over");
+            }
         }
         self.claims = claims.into_iter().collect();
         let Some(cluster) = &mut self.cluster else { return };
@@ -602,7 +606,7 @@ impl NodeAgent {
             None => desired::owned(plan, &self.config.node),
             // Who owns what is not known yet: what an earlier process answers for stays.
             Some(cluster) if !cluster.has_begun() => return,
-            Some(cluster) => desired::held(plan, |address| cluster.owns(address)),
+            Some(cluster) => desired::held(plan, |address| cluster.answers(address)),
         };
         let mut vips: HashMap<IpAddr, Vip> =
             plan.frontends.values().map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
@@ -643,10 +647,10 @@ impl NodeAgent {
             obstacles.push(failure.to_string());
             self.behind = true;
         }
-        if self.data_path.mode() == Mode::Observe {
-            // Nobody is to be attracted to what is only counted.
-            due.clear();
-        }
+        // Nobody is to be attracted to what is only counted, nor to who is handing an address over.
+        let counts_only = self.data_path.mode() == Mode::Observe;
+        let owns = |address| self.cluster.as_ref().is_none_or(|cluster| cluster.owns(address));
+        due.retain(|due| !counts_only && owns(due.address));
         self.announcer.set(due, now);
         self.announce();
     }

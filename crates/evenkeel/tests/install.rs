@@ -12,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/metallb-system/leases";
 const POOL: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools/default";
 
 struct Cluster {
@@ -51,6 +52,11 @@ impl Cluster {
 
     async fn get(&self, path: &str) -> Result<Value, kube::Error> {
         self.client.request(http::Request::get(path).body(Vec::new()).unwrap()).await
+    }
+
+    async fn post(&self, path: &str, object: &Value) {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        self.client.request::<Value>(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await.unwrap();
     }
 
     /// What Kubernetes' own controller would say of the agents on three nodes, `available` of which are ready.
@@ -118,7 +124,14 @@ async fn withdraws_on_every_node_before_it_deletes() {
 
     // All nodes are done.
     cluster.report(3).await;
+    for (name, labels) in [("vip-192.0.2.1", json!({"evenkeel.io/lease": "vip"})), ("another", json!({}))] {
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "labels": labels}, "spec": {"holderIdentity": "node-1"}});
+        cluster.post(LEASES, &lease).await;
+    }
     let said = cluster.succeed(&["install", "--uninstall"]).await;
+    assert!(cluster.get(&format!("{LEASES}/vip-192.0.2.1")).await.is_err(), "owners are forgotten");
+    assert!(cluster.get(&format!("{LEASES}/another")).await.is_ok(), "what is not the agents' stays");
     assert!(said.contains("3 of 3 nodes have withdrawn"), "{said}");
     assert!(cluster.get(AGENTS).await.is_err());
     assert!(cluster.get(POOL).await.is_ok(), "pools stay");

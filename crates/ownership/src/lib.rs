@@ -1,7 +1,7 @@
 //! Who owns each address, across the nodes of a cluster.
 //!
 //! ```text
-//! records, agents' leases (API) ─┐                 ┌─> Take, Declare, Renew   (compare-and-swap writes)
+//! records, agents' leases (API) ─┐                 ┌─> Take, Declare, Renew, Forget   (compare-and-swap writes)
 //! elections (plan) ──────────────┼─> Ownership ────┼─> Read                   (a record, afresh)
 //! answers to probes (wire) ──────┤  now: parameter ├─> Probe                  (ARP, neighbour solicitations)
 //! claims by others (data path) ──┘                 └─> Resume                 (answer again, announce again)
@@ -31,7 +31,7 @@ mod record;
 use std::sync::Arc;
 
 pub use agents::{AgentLease, Life, Standing, watchers};
-pub use node::{Input, Output, Ownership, Timing, Watched, Written};
+pub use node::{Elections, Input, Output, Ownership, Timing, Watched, Written};
 pub use probe::{Finding, Prober};
 pub use record::{Record, Records, Version};
 

@@ -32,8 +32,13 @@ pub struct Timing {
     pub renewal: Duration,
     /// A node that was declared dead stays so for this long, and so others get its addresses.
     pub revival: Duration,
-    /// After the start addresses that nobody holds are left to those who come up at the same time.
+    /// After the start addresses that nobody holds are left to nodes that come first for them and have no agent yet: all
+    /// agents may be coming up.
     pub settling: Duration,
+    /// Who loses an address by another's record goes on answering until it hears that one on the wire, or for so long.
+    pub handover: Duration,
+    /// The record of an address that no service has any more is kept for so long.
+    pub keeping: Duration,
 }
 
 impl Default for Timing {
@@ -45,7 +50,9 @@ impl Default for Timing {
             retry: Duration::from_secs(1),
             renewal: Duration::from_secs(5),
             revival: Duration::from_secs(10),
-            settling: Duration::from_secs(2),
+            settling: Duration::from_secs(10),
+            handover: Duration::from_secs(1),
+            keeping: Duration::from_secs(60),
         }
     }
 }
@@ -57,6 +64,19 @@ pub struct Watched {
     pub address: IpAddr,
     /// The nodes that could own that address as well: only they are certain to be on its links.
     pub candidates: Vec<Node>,
+}
+
+/// What elections say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elections {
+    /// The elected node of each address that this node could carry out as well.
+    pub elected: BTreeMap<IpAddr, Node>,
+    /// Those of them that nobody holds and that a node without an agent comes first for.
+    pub provisional: BTreeSet<IpAddr>,
+    /// The addresses that services have; `None`: not all of that is known.
+    pub used: Option<BTreeSet<IpAddr>>,
+    /// How each owner is watched.
+    pub watched: BTreeMap<Node, Watched>,
 }
 
 /// What came of a write.
@@ -83,15 +103,16 @@ pub enum Input {
     Lease(Node, AgentLease),
     /// It was deleted.
     LeaseDeleted(Node),
-    /// The elections' results: the elected node of each address that this node could carry out as well, and how each owner is
-    /// watched.
-    Elected(BTreeMap<IpAddr, Node>, BTreeMap<Node, Watched>),
+    /// The elections' results.
+    Elected(Elections),
     /// What came of [`Output::Take`].
     Taken(IpAddr, Written),
     /// What came of [`Output::Declare`].
     Declared(Node, Written),
     /// What came of [`Output::Renew`].
     Renewed(Written),
+    /// What came of [`Output::Forget`].
+    Forgotten(IpAddr, Written),
     /// The answer to [`Output::Read`]; `None`: there was none.
     Read(IpAddr, Option<Record>),
     /// The addresses that this node's data path has stopped answering for, because others claim them.
@@ -136,6 +157,13 @@ pub enum Output {
         /// Addresses of this node itself.
         voices: Vec<IpAddr>,
     },
+    /// Delete the record of an address that nobody uses any more.
+    Forget {
+        /// The address.
+        address: IpAddr,
+        /// The version to delete.
+        version: Version,
+    },
     /// Read a record from the API itself.
     Read(IpAddr),
     /// Ask on the wire who has an address.
@@ -174,10 +202,14 @@ pub struct Ownership {
     records: Records,
     agents: Agents,
     standings: BTreeMap<Node, Standing>,
-    elected: BTreeMap<IpAddr, Node>,
+    elections: Elections,
     /// Addresses this node is elected for and does not hold.
     wanted: BTreeSet<IpAddr>,
-    watched: BTreeMap<Node, Watched>,
+    /// Addresses this node has lost to another one that it has not heard yet, and until when it answers for them.
+    lingering: BTreeMap<IpAddr, Instant>,
+    /// Since when records are of no use.
+    unused_since: BTreeMap<IpAddr, Instant>,
+    forgetting: BTreeMap<IpAddr, Attempt>,
     prober: Prober,
     silent_since: BTreeMap<Node, Instant>,
     taking: BTreeMap<IpAddr, Attempt>,
@@ -205,9 +237,11 @@ impl Ownership {
             records: Records::default(),
             agents: Agents::default(),
             standings: BTreeMap::new(),
-            elected: BTreeMap::new(),
+            elections: Elections::default(),
             wanted: BTreeSet::new(),
-            watched: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            unused_since: BTreeMap::new(),
+            forgetting: BTreeMap::new(),
             prober: Prober::new(timing.probe_interval, timing.probe_tries),
             silent_since: BTreeMap::new(),
             taking: BTreeMap::new(),
@@ -243,6 +277,12 @@ impl Ownership {
         self.records.get(address).is_some_and(|record| record.holder == self.me)
     }
 
+    /// Whether this node is to answer for an address: it owns it, or did so until just now and has not heard the new owner.
+    #[must_use]
+    pub fn answers(&self, address: IpAddr) -> bool {
+        self.owns(address) || self.lingering.contains_key(&address)
+    }
+
     /// The records.
     #[must_use]
     pub fn records(&self) -> &Records {
@@ -255,7 +295,7 @@ impl Ownership {
         &self.standings
     }
 
-    /// Changes with the records' holders and the standings: what elections depend on.
+    /// Changes with the records' holders and the standings, which elections depend on, and with what is answered for.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -266,8 +306,9 @@ impl Ownership {
     pub fn has_left(&self) -> bool {
         let mut held = self.records.iter().filter(|(_, record)| record.holder == self.me).map(|(address, _)| address);
         self.leaving
+            && self.lingering.is_empty()
             && self.standings.get(&self.me) == Some(&Standing::Leaving)
-            && held.all(|address| self.elected.get(&address).is_none_or(|elected| *elected == self.me))
+            && held.all(|address| self.elections.elected.get(&address).is_none_or(|elected| *elected == self.me))
     }
 
     /// Takes notice of something. What is to be done about it comes from [`Self::poll`].
@@ -285,9 +326,12 @@ impl Ownership {
                 }
             }
             Input::View(false) => self.live_since = None,
-            Input::Record(address, record) => self.learn(address, record),
+            Input::Record(address, record) => self.learn(address, record, now),
             Input::RecordDeleted(address, incarnation) => {
                 self.records.deleted(address, &incarnation);
+                if self.is_unused(address) {
+                    self.records.forget_deleted(address);
+                }
                 self.want(address);
             }
             Input::Lease(node, lease) => {
@@ -302,15 +346,7 @@ impl Ownership {
                     self.renew_at = Some(now);
                 }
             }
-            Input::Elected(elected, watched) => {
-                self.elected = elected;
-                self.watched = watched;
-                let elected_me = self.elected.iter().filter(|(_, node)| **node == self.me);
-                self.wanted =
-                    elected_me.map(|(address, _)| *address).filter(|address| self.is_free(*address)).collect();
-                let wanted = &self.wanted;
-                self.taking.retain(|address, attempt| *attempt == Attempt::UnderWay || wanted.contains(address));
-            }
+            Input::Elected(elections) => self.elect(elections, now),
             Input::Taken(address, written) => match self.after(written, now) {
                 Some(attempt) => drop(self.taking.insert(address, attempt)),
                 None => drop(self.taking.remove(&address)),
@@ -325,8 +361,17 @@ impl Ownership {
                     self.renew_at = Some(now + self.renewal());
                 }
             }
+            Input::Forgotten(address, written) => match self.after(written, now) {
+                Some(attempt) => drop(self.forgetting.insert(address, attempt)),
+                None => drop(self.forgetting.remove(&address)),
+            },
             Input::Read(address, record) => self.read(address, record, now),
             Input::Claims(claims) => {
+                let lingering = self.lingering.len();
+                self.lingering.retain(|address, _| !claims.contains(address));
+                if self.lingering.len() < lingering {
+                    self.revision += 1;
+                }
                 self.contests.retain(|address, _| claims.contains(address));
                 for address in claims {
                     self.contests.entry(address).or_insert(Contest::Open);
@@ -366,7 +411,9 @@ impl Ownership {
             self.stand(live_since, now);
             self.renew(now, &mut outputs);
             self.take(now, &mut outputs);
+            self.forget(now, &mut outputs);
         }
+        self.stop_lingering(now);
         self.watch(now);
         if !self.able {
             self.prober.deaf();
@@ -384,6 +431,7 @@ impl Ownership {
     #[must_use]
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let attempts = self.taking.values().chain(self.declaring.values()).chain(&self.renewing);
+        let attempts = attempts.chain(self.forgetting.values());
         let retries = attempts.filter_map(|attempt| match attempt {
             Attempt::NotBefore(then) => Some(*then),
             Attempt::UnderWay => None,
@@ -399,6 +447,8 @@ impl Ownership {
             .chain(contests)
             .chain(turns)
             .chain(self.began.map(|began| began + self.timing.settling))
+            .chain(self.lingering.values().copied())
+            .chain(self.unused_since.values().map(|since| *since + self.timing.keeping))
             .chain(self.prober.next_due())
             .chain(self.renew_at)
             .chain(self.dead_until)
@@ -408,17 +458,91 @@ impl Ownership {
             .min()
     }
 
-    fn learn(&mut self, address: IpAddr, record: Record) {
+    fn elect(&mut self, elections: Elections, now: Instant) {
+        self.elections = elections;
+        let elected_me = self.elections.elected.iter().filter(|(_, node)| **node == self.me);
+        self.wanted = elected_me.map(|(address, _)| *address).filter(|address| self.is_free(*address)).collect();
+        let wanted = &self.wanted;
+        self.taking.retain(|address, attempt| *attempt == Attempt::UnderWay || wanted.contains(address));
+        self.note_unused(now);
+    }
+
+    fn learn(&mut self, address: IpAddr, record: Record, now: Instant) {
         let before = self.records.get(address).map(|record| record.holder.clone());
         if self.records.learn(address, record) {
             let after = self.records.get(address).map(|record| record.holder.clone());
             if before != after {
                 self.revision += 1;
+                self.linger(address, before.as_ref(), now);
+            }
+            if !self.unused_since.contains_key(&address) && self.is_unused(address) {
+                self.unused_since.insert(address, now);
             }
             if let Some(Attempt::NotBefore(_)) = self.taking.get(&address) {
                 self.taking.remove(&address);
             }
             self.want(address);
+        }
+    }
+
+    /// Goes on answering for an address that has just been lost, until its new owner is heard: that one begins to answer when
+    /// it learns that it may, which can be later. Not where it was heard already, and not if this node was declared dead, or
+    /// is behind: then the new owner began long ago.
+    fn linger(&mut self, address: IpAddr, before: Option<&Node>, now: Instant) {
+        let lost = before == Some(&self.me) && !self.owns(address);
+        let is_behind = self.live_since.is_none() || self.dead_until.is_some();
+        if lost && !is_behind && !self.contests.contains_key(&address) {
+            self.lingering.insert(address, now + self.timing.handover);
+        } else {
+            self.lingering.remove(&address);
+        }
+    }
+
+    fn stop_lingering(&mut self, now: Instant) {
+        let before = self.lingering.len();
+        self.lingering.retain(|_, until| *until > now);
+        if self.lingering.len() < before {
+            self.revision += 1;
+        }
+    }
+
+    fn is_unused(&self, address: IpAddr) -> bool {
+        self.elections.used.as_ref().is_some_and(|used| !used.contains(&address))
+    }
+
+    /// Notes which records are of no use, and lets go of those that are deleted.
+    fn note_unused(&mut self, now: Instant) {
+        let unused: Vec<IpAddr> =
+            self.records.iter().map(|(address, _)| address).filter(|address| self.is_unused(*address)).collect();
+        self.unused_since.retain(|address, _| unused.contains(address));
+        for address in unused {
+            self.records.forget_deleted(address);
+            if self.records.get(address).is_some() {
+                self.unused_since.entry(address).or_insert(now);
+            } else {
+                self.unused_since.remove(&address);
+            }
+        }
+    }
+
+    /// Deletes records that have been of no use for long: their holders do, or for those that have no agent the first node
+    /// that has one.
+    fn forget(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        if self.leaving || self.dead_until.is_some() {
+            return;
+        }
+        let attended = |node: &Node| self.standings.get(node) == Some(&Standing::Attended);
+        let first = self.standings.keys().find(|node| attended(node));
+        for address in
+            self.unused_since.iter().filter(|(_, since)| **since + self.timing.keeping <= now).map(|(a, _)| a)
+        {
+            let Some(record) = self.records.get(*address) else { continue };
+            let responsible = if attended(&record.holder) { Some(&record.holder) } else { first };
+            let Some(version) = record.version.clone().filter(|_| responsible == Some(&self.me)) else { continue };
+            if Self::may(self.forgetting.get(address), now) {
+                self.forgetting.insert(*address, Attempt::UnderWay);
+                outputs.push(Output::Forget { address: *address, version });
+            }
         }
     }
 
@@ -428,7 +552,7 @@ impl Ownership {
     }
 
     fn want(&mut self, address: IpAddr) {
-        let elected = self.elected.get(&address) == Some(&self.me);
+        let elected = self.elections.elected.get(&address) == Some(&self.me);
         if elected && self.is_free(address) {
             self.wanted.insert(address);
         } else {
@@ -504,7 +628,8 @@ impl Ownership {
         let settled = self.began.is_some_and(|began| began + self.timing.settling <= now);
         for address in &self.wanted {
             let record = self.records.get(*address);
-            if (record.is_none() && !settled) || !Self::may(self.taking.get(address), now) {
+            let waits = record.is_none() && self.elections.provisional.contains(address) && !settled;
+            if waits || !Self::may(self.taking.get(address), now) {
                 continue;
             }
             self.taking.insert(*address, Attempt::UnderWay);
@@ -532,6 +657,7 @@ impl Ownership {
     /// Watches those this node is to watch.
     fn watch(&mut self, now: Instant) {
         let targets: BTreeMap<Node, IpAddr> = self
+            .elections
             .watched
             .iter()
             .filter(|(owner, watched)| {
@@ -546,7 +672,7 @@ impl Ownership {
 
     /// Declares those dead that are.
     fn judge(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        for (owner, watched) in &self.watched {
+        for (owner, watched) in &self.elections.watched {
             let Some(place) = self.place(owner, watched) else { continue };
             let others = self.attended(watched).filter(|node| *node != owner && **node != self.me);
             let is_dead = match self.prober.finding(owner, others) {
@@ -576,7 +702,7 @@ impl Ownership {
         let contest = self.contests.get(&address).copied();
         match record {
             Some(record) => {
-                self.learn(address, record);
+                self.learn(address, record, now);
                 if contest.is_some() && self.owns(address) {
                     self.contests.remove(&address);
                     self.resumed.push(address);

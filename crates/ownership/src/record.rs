@@ -61,6 +61,13 @@ impl Records {
             record.version = None;
         }
     }
+
+    /// Lets go of an address whose object was deleted.
+    pub fn forget_deleted(&mut self, address: IpAddr) {
+        if self.records.get(&address).is_some_and(|record| record.version.is_none()) {
+            self.records.remove(&address);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evenkeel_ownership::{
-    AgentLease, Input, Life, Node, Output, Ownership, Record, Standing, Timing, Version, Watched, Written,
+    AgentLease, Elections, Input, Life, Node, Output, Ownership, Record, Standing, Timing, Version, Watched, Written,
 };
 use proptest::prelude::*;
 
@@ -49,6 +49,15 @@ impl Api {
         let record = Record { holder: holder.clone(), epoch, incarnation: incarnation.into(), version };
         self.records.insert(address, record.clone());
         self.log.push(Input::Record(address, record));
+        Written::Done
+    }
+
+    fn forget(&mut self, address: IpAddr, version: &Version) -> Written {
+        if self.records.get(&address).and_then(|record| record.version.as_ref()) != Some(version) {
+            return Written::Conflict;
+        }
+        let record = self.records.remove(&address).unwrap();
+        self.log.push(Input::RecordDeleted(address, record.incarnation));
         Written::Done
     }
 
@@ -204,19 +213,19 @@ impl Cluster {
         for _ in 0..2 {
             if self.hosts[n].seen != Some(agent.revision()) {
                 self.hosts[n].seen = Some(agent.revision());
-                let (elected, watched) = self.elect(&agent);
-                agent.handle(Input::Elected(elected, watched), now);
+                let elections = self.elect(&agent);
+                agent.handle(Input::Elected(elections), now);
             }
             for output in agent.poll(now) {
                 self.carry_out(n, &agent, output);
             }
         }
         if agent.has_begun() {
-            let owned: BTreeSet<IpAddr> =
-                self.addresses.iter().copied().filter(|address| agent.owns(*address)).collect();
-            let new: Vec<IpAddr> = owned.difference(&self.hosts[n].answers).copied().collect();
-            self.hosts[n].claimed.retain(|address| owned.contains(address));
-            self.hosts[n].answers = owned;
+            let answered: BTreeSet<IpAddr> =
+                self.addresses.iter().copied().filter(|address| agent.answers(*address)).collect();
+            let new: Vec<IpAddr> = answered.difference(&self.hosts[n].answers).copied().collect();
+            self.hosts[n].claimed.retain(|address| answered.contains(address));
+            self.hosts[n].answers = answered;
             for address in new {
                 self.announce(n, address);
             }
@@ -225,11 +234,10 @@ impl Cluster {
     }
 
     /// The election, as `plan` has it: the present owner while it can, else the first by rank.
-    fn elect(&self, agent: &Ownership) -> (BTreeMap<IpAddr, Node>, BTreeMap<Node, Watched>) {
+    fn elect(&self, agent: &Ownership) -> Elections {
         let standing = |node: &Node| agent.standings().get(node);
         let able: Vec<Node> = self.hosts.iter().map(|host| host.name.clone()).collect();
-        let mut elected = BTreeMap::new();
-        let mut watched = BTreeMap::new();
+        let Elections { mut elected, mut provisional, mut watched, .. } = Elections::default();
         for (at, address) in self.addresses.iter().enumerate() {
             let owner = agent.records().get(*address).map(|record| record.holder.clone());
             let stays =
@@ -237,13 +245,16 @@ impl Cluster {
             let ranked = (0..able.len()).map(|n| &able[(n + at) % able.len()]);
             let first = || ranked.clone().find(|node| standing(node) == Some(&Standing::Attended)).cloned();
             if let Some(node) = stays.or_else(first) {
+                if owner.is_none() && ranked.clone().next() != Some(&node) {
+                    provisional.insert(*address);
+                }
                 elected.insert(*address, node);
             }
             if let Some(owner) = owner {
                 watched.entry(owner).or_insert(Watched { address: *address, candidates: able.clone() });
             }
         }
-        (elected, watched)
+        Elections { elected, provisional, used: Some(self.addresses.iter().copied().collect()), watched }
     }
 
     fn carry_out(&mut self, n: usize, agent: &Ownership, output: Output) {
@@ -273,6 +284,9 @@ impl Cluster {
                     *lease = AgentLease { version: lease.version.clone(), life, duration, voices };
                 };
                 Input::Renewed(if has_api { self.api.lease(&name, over.as_ref(), renewed) } else { Written::Failed })
+            }
+            Output::Forget { address, version } => {
+                Input::Forgotten(address, if has_api { self.api.forget(address, &version) } else { Written::Failed })
             }
             Output::Read(address) => {
                 Input::Read(address, has_api.then(|| self.api.records.get(&address).cloned()).flatten())
@@ -434,6 +448,92 @@ fn who_leaves_gives_away_and_answers_until_then() {
     cluster.ensure_one_responder();
     assert!((0..6).all(|address| cluster.owner(address) != leaver));
     assert_eq!((cluster.none, cluster.two), (0, 0));
+}
+
+/// The new owner begins to answer a step after the API has its record, and the old one may know of that a step before.
+#[test]
+fn an_address_that_is_handed_over_is_answered_for_throughout() {
+    for (leaver, losses) in (0..3).flat_map(|n| [(n, 1), (n, u64::MAX)]) {
+        let mut cluster = Cluster::new(3, 6);
+        cluster.losses = losses;
+        cluster.hosts[leaver].inbox.push(Input::Leave);
+        cluster.run(5);
+        assert!(cluster.hosts[leaver].agent.as_ref().unwrap().has_left());
+        cluster.ensure_one_responder();
+        assert_eq!(cluster.none, 0, "node-{leaver} left");
+        // Of both addresses it had: while an announcement is on its way, or for a second where none is ever heard.
+        let most = if losses == 1 { 0 } else { 2 * 11 };
+        assert!(cluster.two <= most, "node-{leaver} left: {} of {most}", cluster.two);
+    }
+}
+
+#[test]
+fn who_was_declared_dead_does_not_linger() {
+    let mut cluster = Cluster::new(3, 3);
+    let (stale, address) = (cluster.owner(0), cluster.addresses[0]);
+    // Its agent and its link live, and nobody hears it.
+    cluster.hosts[stale].part = 1;
+    while cluster.owner(0) == stale {
+        cluster.step();
+    }
+    cluster.hosts[stale].part = 0;
+    cluster.run(1);
+    assert!(!cluster.hosts[stale].agent.as_ref().unwrap().answers(address));
+    cluster.ensure_one_responder();
+}
+
+#[test]
+fn addresses_wait_for_agents_that_are_about_to_come_up() {
+    let mut cluster = Cluster::new(3, 0);
+    (0..3).for_each(|n| cluster.kill_agent(n));
+    cluster.api = Api::default();
+    cluster.addresses = (0..9).map(|n| [10, 0, 0, n].into()).collect();
+    // One after the other, as images arrive.
+    for n in 0..3 {
+        cluster.start_agent(n);
+        cluster.run(3);
+    }
+    cluster.ensure_one_responder();
+    let owners: Vec<usize> = (0..9).map(|address| cluster.owner(address)).collect();
+    assert_eq!(owners, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
+
+    // A node that never gets an agent is not waited for.
+    let mut cluster = Cluster::new(3, 0);
+    cluster.kill_agent(1);
+    cluster.api.leases.clear();
+    cluster.run(1);
+    cluster.kill_agent(0);
+    cluster.kill_agent(2);
+    cluster.api = Api::default();
+    cluster.addresses = (0..3).map(|n| [10, 0, 0, n].into()).collect();
+    cluster.start_agent(0);
+    cluster.start_agent(2);
+    cluster.run(12);
+    cluster.ensure_one_responder();
+}
+
+#[test]
+fn records_of_addresses_without_a_service_are_deleted_after_a_while() {
+    for holder_is_there in [true, false] {
+        let mut cluster = Cluster::new(3, 4);
+        let (owner, address) = (cluster.owner(0), cluster.addresses.remove(0));
+        cluster.hosts.iter_mut().for_each(|host| host.seen = None);
+        cluster.run(30);
+        assert!(cluster.api.records.contains_key(&address), "not at once");
+        if !holder_is_there {
+            cluster.kill_agent(owner);
+        }
+        cluster.run(60);
+        assert!(!cluster.api.records.contains_key(&address), "holder there: {holder_is_there}");
+        assert_eq!(cluster.api.records.len(), 3);
+
+        // It is used again, by a new record.
+        cluster.start_agent(owner);
+        cluster.addresses.insert(0, address);
+        cluster.hosts.iter_mut().for_each(|host| host.seen = None);
+        cluster.run(30);
+        cluster.ensure_one_responder();
+    }
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub struct Announcement {
     pub nodes: Vec<Arc<str>>,
     /// All other nodes, each with the reason why not.
     pub excluded: Vec<Exclusion>,
+    /// Nobody has announced it yet, and this node would come before the elected one, had it an agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<Arc<str>>,
     /// The interfaces to announce it on; `None`: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<Vec<String>>,
@@ -197,6 +200,8 @@ impl Electorate {
         let attended = |n: &usize| self.nodes.get(*n).is_some_and(|node| node.attended);
         let first = || able.iter().copied().filter(attended).min_by_key(|n| self.rank(*n, &covers, anchor));
         let elected = present.or_else(first);
+        let best = able.iter().copied().min_by_key(|n| self.rank(*n, &covers, anchor));
+        let awaited = best.filter(|best| owner.is_none() && !attended(best));
         let losers = able.iter().filter(|n| Some(**n) != elected).filter_map(|n| Some((n, name(n)?)));
         excluded.extend(losers.map(|(n, node)| {
             let reason = if attended(n) { ExclusionReason::NotElected } else { ExclusionReason::NoAgent };
@@ -208,6 +213,7 @@ impl Electorate {
             protocol: AnnouncementProtocol::L2,
             nodes: elected.iter().filter_map(name).cloned().collect(),
             excluded,
+            awaited: awaited.as_ref().and_then(name).cloned(),
             interfaces: elected.and_then(|n| self.interfaces(n, &covers)),
         }
     }

@@ -167,7 +167,7 @@ pub struct Used {
     pub subresource: String,
 }
 
-/// How often each kind of request was made.
+/// How often each kind of request was made, or refused.
 #[derive(Debug, Default)]
 pub(crate) struct Audit(Mutex<BTreeMap<Used, u64>>);
 

@@ -321,6 +321,7 @@ async fn handle(server: &Arc<Server>, asked: &Asked, target: Target) -> Result<R
         name: if single { target.name.clone() } else { named.unwrap_or_default().to_owned() },
     };
     if !server.allowed(&asked.user, &action) {
+        server.refused.record(&asked.user, &action);
         let name = action.name.clone();
         let message = action.refusal(&asked.user);
         if name.is_empty() {

@@ -210,6 +210,11 @@ impl Handle {
         self.server.audit.all()
     }
 
+    /// Which kinds of requests RBAC did not permit, and how often.
+    pub fn refusals(&self) -> BTreeMap<Used, u64> {
+        self.server.refused.all()
+    }
+
     /// Forgets the requests made so far.
     pub fn forget_requests(&self) {
         self.server.audit.clear();

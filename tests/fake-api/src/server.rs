@@ -63,6 +63,8 @@ pub(crate) struct Server {
     pub(crate) options: Options,
     pub(crate) faults: Faults,
     pub(crate) audit: Audit,
+    /// What RBAC did not permit.
+    pub(crate) refused: Audit,
     tokens: Mutex<BTreeMap<String, User>>,
     pub(crate) admin_token: String,
 }
@@ -162,6 +164,7 @@ impl Server {
             state: Mutex::new(state),
             faults: Faults::new(),
             audit: Audit::default(),
+            refused: Audit::default(),
             tokens: Mutex::new(tokens),
             admin_token,
             options,

@@ -276,6 +276,7 @@ impl Call {
             self.server.audit.record(&self.user, &action);
             return Ok(());
         }
+        self.server.refused.record(&self.user, &action);
         Err(ApiError::forbidden(&self.resource, &self.name, &action.refusal(&self.user)))
     }
 

@@ -15,6 +15,8 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU32,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,8 +28,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use evenkeel_fake_api::{FakeApi, Handle};
-use evenkeel_lab::{Child, Lab, Namespace, Sandbox};
+use evenkeel_lab::{Child, Lab, Load, Namespace, Sandbox};
 use evenkeel_neighbor::{ArpFrame, Mac, Operation};
+use evenkeel_probe::{Close, Config, Lane, LaneKind};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,18 +39,24 @@ use tokio::runtime::Runtime;
 
 use crate::{
     client::{self, ARP},
-    world::{self, Ended, STOP, eventually},
+    world::{self, Ended, SOON, STOP, eventually},
 };
 
 /// The namespace the program lives in.
-const SYSTEM: &str = "metallb-system";
+pub(crate) const SYSTEM: &str = "metallb-system";
 const API: &str = "10.78.0.1:6443";
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
-/// The port of a service, and the one its servers listen on.
+/// The port of a service that speaks HTTP, and the one its servers listen on.
 pub(crate) const PORT: u16 = 80;
-const TARGET_PORT: u16 = 8080;
+pub(crate) const TARGET_PORT: u16 = 8080;
+/// Ports that echo.
+pub(crate) const ECHO: u16 = 9000;
+pub(crate) const DATAGRAMS: u16 = 5300;
 
+/// Requests per second of each lane of a load, and for how long at most: a load ends when its test has seen enough.
+const RATE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+const LOAD_LIMIT: Duration = Duration::from_secs(300);
 /// How long all agents together may take to start: the kernel verifies their programs one after another.
 const START: Duration = Duration::from_secs(120);
 
@@ -57,7 +67,7 @@ pub(crate) struct Node {
     pub(crate) mac: Mac,
     pub(crate) agent: Option<Child>,
     pub(crate) admin: String,
-    number: u8,
+    pub(crate) number: u8,
     _pod: Namespace,
     _server: Child,
 }
@@ -70,14 +80,43 @@ pub(crate) struct Cluster {
     api_namespace: Namespace,
     /// Further arguments of the agents.
     pub(crate) arguments: Vec<String>,
+    /// The command line of agents and what their kubeconfig is, where that is not the default.
+    pub(crate) rendered: Option<Rendered>,
     _runtime: Runtime,
     _lab: Lab,
-    directory: TempDir,
+    pub(crate) directory: TempDir,
+}
+
+/// What a manifest has a container run, in place of the tests' own command line.
+pub(crate) struct Rendered {
+    /// Its arguments, with the environment's variables still in them.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) kubeconfig: PathBuf,
+}
+
+impl Rendered {
+    /// The command of a pod of this name on this node.
+    pub(crate) fn command(&self, node: &str, pod: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new(world::program()?);
+        for argument in &self.arguments {
+            let with = [("$(NODE_NAME)", node), ("$(POD_NAME)", pod), ("$(NAMESPACE)", SYSTEM)];
+            command.arg(with.iter().fold(argument.clone(), |text, (name, value)| text.replace(name, value)));
+        }
+        command.env("KUBECONFIG", &self.kubeconfig);
+        Ok(command)
+    }
 }
 
 impl Cluster {
     /// Builds everything; agents do not run yet.
     pub(crate) fn build(sandbox: &Sandbox, nodes: u8) -> anyhow::Result<Self> {
+        let cluster = Self::wire(sandbox, nodes, evenkeel_fake_api::Options::default())?;
+        cluster.configure()?;
+        Ok(cluster)
+    }
+
+    /// Builds namespaces, and an API that is empty.
+    pub(crate) fn wire(sandbox: &Sandbox, nodes: u8, options: evenkeel_fake_api::Options) -> anyhow::Result<Self> {
         let directory = TempDir::new_in(sandbox.scratch())?;
         let mut lab = Lab::new(sandbox);
         let (switch, management) = (lab.namespace("switch")?, lab.namespace("management")?);
@@ -94,14 +133,14 @@ impl Cluster {
 
         let runtime = Runtime::new()?;
         let listen = API.parse()?;
-        let api = api_namespace
-            .enter(|| runtime.block_on(FakeApi::start(listen, evenkeel_fake_api::Options::default())))??;
+        let api = api_namespace.enter(|| runtime.block_on(FakeApi::start(listen, options)))??;
         let mut cluster = Self {
             nodes: Vec::new(),
             client,
             api,
             api_namespace,
             arguments: Vec::new(),
+            rendered: None,
             _runtime: runtime,
             _lab: lab,
             directory,
@@ -120,7 +159,6 @@ impl Cluster {
             }
         }
         fs::write(cluster.kubeconfig(), cluster.api.kubeconfig())?;
-        cluster.configure()?;
         Ok(cluster)
     }
 
@@ -161,7 +199,9 @@ impl Cluster {
         pod.route("::/0".parse()?, format!("fd80:0:0:{number:x}::1").parse::<IpAddr>()?)?;
         let mut server = Command::new(world::program()?);
         server.args(["probe", "serve", "--name", &format!("pod-{number}")]);
-        server.args(["--http", &format!("0.0.0.0:{TARGET_PORT}"), "--http", &format!("[::]:{TARGET_PORT}")]);
+        for (option, port) in [("--http", TARGET_PORT), ("--tcp", ECHO), ("--udp", DATAGRAMS)] {
+            server.args([option, &format!("0.0.0.0:{port}"), option, &format!("[::]:{port}")]);
+        }
         let server = pod.spawn(server)?;
         let text = namespace.enter(|| fs::read_to_string("/sys/class/net/up0/address"))??;
         let bytes: Vec<u8> =
@@ -171,17 +211,15 @@ impl Cluster {
         Ok(Node { name, namespace, mac, agent: None, admin, number, _pod: pod, _server: server })
     }
 
-    fn kubeconfig(&self) -> std::path::PathBuf {
+    /// The administrator's.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
     }
 
     /// What there is in the API before anything else.
     fn configure(&self) -> anyhow::Result<()> {
         self.post("/api/v1/namespaces", "Namespace", &json!({ "metadata": { "name": SYSTEM } }))?;
-        for node in &self.nodes {
-            let labels = json!({ "kubernetes.io/hostname": node.name });
-            self.post("/api/v1/nodes", "Node", &json!({ "metadata": { "name": node.name, "labels": labels } }))?;
-        }
+        self.register_nodes()?;
         for (plural, kind) in [
             ("ipaddresspools", "IPAddressPool"),
             ("l2advertisements", "L2Advertisement"),
@@ -202,6 +240,15 @@ impl Cluster {
             &json!({ "metadata": { "name": "lab" },
                 "spec": { "interfaces": ["up0"] } }),
         )?;
+        Ok(())
+    }
+
+    /// What the nodes' kubelets do.
+    pub(crate) fn register_nodes(&self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            let labels = json!({ "kubernetes.io/hostname": node.name });
+            self.post("/api/v1/nodes", "Node", &json!({ "metadata": { "name": node.name, "labels": labels } }))?;
+        }
         Ok(())
     }
 
@@ -227,7 +274,7 @@ impl Cluster {
             &json!({ "metadata": { "name": name }, "spec": {
                 "type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": { "app": name },
                 "ipFamilyPolicy": "PreferDualStack",
-                "ports": [{ "name": "http", "port": PORT, "targetPort": TARGET_PORT, "protocol": "TCP" }] } }),
+                "ports": service_ports() } }),
         )?;
         let all: Vec<usize> = (0..self.nodes.len()).collect();
         self.set_endpoints(name, &all)?;
@@ -239,7 +286,17 @@ impl Cluster {
     /// The service's endpoints are the pods of these nodes.
     pub(crate) fn set_endpoints(&self, service: &str, nodes: &[usize]) -> anyhow::Result<()> {
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-        for (suffix, family) in [("v4", "IPv4"), ("v6", "IPv6")] {
+        for slice in self.slices(service, nodes) {
+            let name = slice["metadata"]["name"].as_str().unwrap_or_default();
+            let _ = self.request("DELETE", &format!("{slices}/{name}"), None);
+            self.post(slices, "EndpointSlice", &slice)?;
+        }
+        Ok(())
+    }
+
+    /// The slices of a service whose endpoints are the pods of these nodes.
+    pub(crate) fn slices(&self, service: &str, nodes: &[usize]) -> Vec<Value> {
+        let of_family = |(suffix, family): (&str, &str)| {
             let endpoints: Vec<Value> = nodes
                 .iter()
                 .map(|node| {
@@ -252,18 +309,15 @@ impl Cluster {
                         "conditions": { "ready": true, "serving": true, "terminating": false } })
                 })
                 .collect();
-            let name = format!("{service}-{suffix}");
-            let slice = json!({
-                "metadata": { "name": name, "labels": { "kubernetes.io/service-name": service } },
+            json!({
+                "metadata": { "name": format!("{service}-{suffix}"), "labels": { "kubernetes.io/service-name": service } },
                 "addressType": family, "endpoints": endpoints,
-                "ports": [{ "name": "http", "port": TARGET_PORT, "protocol": "TCP" }] });
-            let _ = self.request("DELETE", &format!("{slices}/{name}"), None);
-            self.post(slices, "EndpointSlice", &slice)?;
-        }
-        Ok(())
+                "ports": slice_ports() })
+        };
+        [("v4", "IPv4"), ("v6", "IPv6")].into_iter().map(of_family).collect()
     }
 
-    fn post(&self, path: &str, kind: &str, body: &Value) -> anyhow::Result<()> {
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &Value) -> anyhow::Result<()> {
         let mut body = body.clone();
         let segments: Vec<&str> = path.split('/').collect();
         body["kind"] = kind.into();
@@ -277,26 +331,64 @@ impl Cluster {
         let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let bytes = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let request = http::Request::builder().method(method).uri(path).header("content-type", media).body(bytes)?;
-        let config = kube::Config::new(self.api.url().parse()?);
-        let answer: anyhow::Result<Value> = self.api_namespace.enter(|| {
+        self.ask(async |client| Ok(client.request(request).await?))
+    }
+
+    /// Lets a client of the API do something.
+    pub(crate) fn ask<T: Send>(
+        &self,
+        what: impl AsyncFnOnce(kube::Client) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let kubeconfig = Kubeconfig::from_yaml(&self.api.kubeconfig())?;
+        self.api_namespace.enter(|| {
             // Its sockets have to be made on this thread.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { Ok(kube::Client::try_from(config)?.request(request).await?) })
-        })?;
-        answer
+            runtime.block_on(async {
+                let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+                what(kube::Client::try_from(config)?).await
+            })
+        })?
+    }
+
+    /// Runs a tool that talks to the API, as the administrator.
+    pub(crate) fn tool(&self, mut command: Command) -> anyhow::Result<String> {
+        let directory = self.directory.path();
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", directory).current_dir(directory);
+        let Ended { status, stdout, stderr } = world::finish(&self.api_namespace, command)?;
+        ensure!(status.success(), "{status}: {stdout}\n{stderr}");
+        Ok(stdout)
+    }
+
+    /// Starts a process next to the API.
+    pub(crate) fn run_beside_api(&self, command: Command) -> anyhow::Result<Child> {
+        Ok(self.api_namespace.spawn(command)?)
     }
 
     /// Runs a node's agent.
     pub(crate) fn run_agent(&mut self, node: usize) -> anyhow::Result<()> {
         let kubeconfig = self.kubeconfig();
         let state = self.directory.path().join(format!("state-{node}"));
-        let arguments = self.arguments.clone();
         let node = &mut self.nodes[node];
-        let mut command = Command::new(world::program()?);
-        command.args(["agent", "--node", &node.name, "--interface", "up0", "--namespace", SYSTEM]);
+        let mut command = match &self.rendered {
+            Some(rendered) => rendered.command(&node.name, &format!("agent-{}", node.name))?,
+            None => {
+                let mut command = Command::new(world::program()?);
+                command.args(["agent", "--node", &node.name, "--interface", "up0", "--namespace", SYSTEM]);
+                command.env("KUBECONFIG", kubeconfig);
+                command
+            }
+        };
         command.args(["--admin", &format!("unix:{}", node.admin), "--flows", "16384"]);
-        command.arg("--state-dir").arg(state).args(arguments).env("KUBECONFIG", kubeconfig);
+        command.arg("--state-dir").arg(state).args(&self.arguments);
         node.agent = Some(node.namespace.spawn(command)?);
+        Ok(())
+    }
+
+    /// Ends a node's agent as its pod's end does, and waits until it has ended.
+    pub(crate) fn stop_agent(&mut self, node: usize) -> anyhow::Result<()> {
+        let agent = self.nodes[node].agent.take().context("no agent runs there")?;
+        let status = agent.terminate(SOON)?;
+        ensure!(status.success(), "{status}: {:?}", agent.stderr());
         Ok(())
     }
 
@@ -361,6 +453,26 @@ impl Cluster {
         found.with_context(|| format!("last record: {last:?}\n{}", self.said()))
     }
 
+    /// Starts requests of these kinds to a service.
+    pub(crate) fn load(&self, vips: &[IpAddr], kinds: &[LaneKind]) -> anyhow::Result<Load> {
+        let lanes = vips.iter().flat_map(|vip| kinds.iter().map(move |kind| (*vip, *kind)));
+        let lanes = lanes.map(|(vip, kind)| {
+            let (port, path) = match kind {
+                LaneKind::Udp | LaneKind::UdpFixed => (DATAGRAMS, ""),
+                LaneKind::TcpEcho | LaneKind::TcpLong => (ECHO, ""),
+                LaneKind::Tcp => (PORT, ""),
+                _ => (PORT, "/"),
+            };
+            let family = if vip.is_ipv4() { "" } else { "6" };
+            let name = format!("{}{family}", kind.scheme());
+            Lane { name, path: path.to_owned(), ..Lane::to(kind, (vip, port).into(), RATE) }
+        });
+        let mut config = Config::new(lanes.collect(), LOAD_LIMIT);
+        // As ordinary clients end them.
+        config.close = Close::Fin;
+        Ok(Load::start(&self.client, config)?)
+    }
+
     /// The counters of each node.
     pub(crate) fn counters(&self) -> String {
         let statuses = (0..self.nodes.len()).map(|node| self.status(node));
@@ -384,6 +496,23 @@ impl Cluster {
     pub(crate) fn node_of(&self, mac: Mac) -> Option<usize> {
         self.nodes.iter().position(|node| node.mac == mac)
     }
+}
+
+/// The ports of services, and of their endpoints.
+pub(crate) fn service_ports() -> Value {
+    json!([
+        { "name": "http", "port": PORT, "targetPort": TARGET_PORT, "protocol": "TCP" },
+        { "name": "echo", "port": ECHO, "targetPort": ECHO, "protocol": "TCP" },
+        { "name": "datagrams", "port": DATAGRAMS, "targetPort": DATAGRAMS, "protocol": "UDP" },
+    ])
+}
+
+fn slice_ports() -> Value {
+    json!([
+        { "name": "http", "port": TARGET_PORT, "protocol": "TCP" },
+        { "name": "echo", "port": ECHO, "protocol": "TCP" },
+        { "name": "datagrams", "port": DATAGRAMS, "protocol": "UDP" },
+    ])
 }
 
 /// Asks again and again who has an address, and notes who answers.

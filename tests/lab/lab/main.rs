@@ -11,6 +11,7 @@ mod discovery;
 mod fan_out;
 mod frames;
 mod health;
+mod installed;
 mod lifecycle;
 mod migration;
 mod mode;
@@ -67,6 +68,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         uninstall::TESTS,
         announce::TESTS,
         ownership::TESTS,
+        installed::TESTS,
         discovery::TESTS,
         fan_out::TESTS,
         reload::TESTS,

@@ -8,12 +8,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::Sandbox;
 use evenkeel_neighbor::{ArpFrame, NdpFrame, Operation};
+use evenkeel_probe::LaneKind;
 
 use crate::{
     Test,
     client::{self, ARP, Capture},
     cluster::{Cluster, Observer, PORT, VIP, VIP6, ensure_one},
-    world::{SOON, eventually},
+    world::{self, eventually},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ownership::a_claim_by_a_stranger_is_settled_by_the_record", a_claim_by_a_stranger),
     ("ownership::defect_garp_after_a_partition_heals", garp_after_a_partition_heals),
     ("ownership::an_agent_that_releases_hands_over_first", an_agent_that_releases_hands_over_first),
+    ("ownership::agents_are_replaced_under_load", agents_are_replaced_under_load),
     ("ownership::an_unattended_node_is_given_up", an_unattended_node_is_given_up),
     ("ownership::a_restart_without_the_api_keeps_everything", a_restart_without_the_api),
 ];
@@ -211,25 +213,60 @@ fn garp_after_a_partition_heals(sandbox: &Sandbox) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Somebody answers throughout, and no request of a kind that one packet of the client's decides is lost. What takes more packets
+/// may meet both nodes, which know nothing of each other's flows.
 fn an_agent_that_releases_hands_over_first(sandbox: &Sandbox) -> anyhow::Result<()> {
     let mut cluster = Cluster::build(sandbox, 3)?;
     cluster.arguments = vec!["--release".to_owned()];
-    cluster.add_service("shop", &[VIP.into()], "Cluster")?;
+    cluster.add_service("shop", &[VIP.into(), VIP6.into()], "Cluster")?;
     (0..3).try_for_each(|node| cluster.run_agent(node))?;
     cluster.await_ready()?;
-    let leaver = cluster.await_owner(VIP, |_| true)?;
+    cluster.await_owner(VIP, |_| true)?;
     let observer = Observer::start(&cluster.client, VIP)?;
-    observer.watch(5)?;
-    let Some(agent) = cluster.nodes[leaver].agent.take() else { anyhow::bail!("no agent") };
-    let status = agent.terminate(SOON)?;
-    ensure!(status.success(), "{status}: {:?}", agent.stderr());
-    let heir = cluster.await_owner(VIP, |owner| owner != leaver)?;
-    let mac = cluster.nodes[heir].mac;
-    eventually("the heir alone answers", || {
-        let rounds = observer.watch(20)?;
-        Ok(rounds.iter().all(|answered| *answered == [mac]).then_some(()))
-    })?;
-    client::get(&cluster.client, (IpAddr::from(VIP), PORT))?;
+    let load = cluster.load(&[VIP.into(), VIP6.into()], &[LaneKind::Tcp, LaneKind::Udp])?;
+    for _ in 0..3 {
+        let leaver = cluster.await_owner(VIP, |_| true)?;
+        observer.watch(5)?;
+        world::go_on(&load, 20)?;
+        cluster.stop_agent(leaver)?;
+        let heir = cluster.await_owner(VIP, |owner| owner != leaver)?;
+        let mac = cluster.nodes[heir].mac;
+        eventually("the heir alone answers", || {
+            let rounds = observer.watch(20)?;
+            Ok(rounds.iter().all(|answered| *answered == [mac]).then_some(()))
+        })?;
+        cluster.run_agent(leaver)?;
+        cluster.await_ready()?;
+    }
+    world::go_on(&load, 20)?;
+    world::ensure_nothing_lost(load).with_context(|| cluster.said())?;
+    let rounds = observer.end()?;
+    let unanswered = rounds.iter().filter(|answered| answered.is_empty()).count();
+    ensure!(unanswered == 0, "{unanswered} of {} rounds were answered by nobody", rounds.len());
+    Ok(())
+}
+
+/// As a DaemonSet's rollout does it: an agent ends, and the next one takes its data path over, node by node.
+fn agents_are_replaced_under_load(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(sandbox, 3)?;
+    let before = (cluster.record(VIP)?, cluster.record(VIP6)?);
+    let owner = cluster.await_owner(VIP, |_| true)?;
+    cluster.await_owner(VIP6, |_| true)?;
+    let observer = Observer::start(&cluster.client, VIP)?;
+    let kinds = [LaneKind::Http, LaneKind::HttpKeepalive, LaneKind::TcpLong, LaneKind::Udp, LaneKind::UdpFixed];
+    let load = cluster.load(&[VIP.into(), VIP6.into()], &kinds)?;
+    world::go_on(&load, 20)?;
+    for node in 0..3 {
+        cluster.stop_agent(node)?;
+        world::go_on(&load, 20)?;
+        cluster.run_agent(node)?;
+        cluster.await_ready()?;
+        world::go_on(&load, 20)?;
+    }
+    let report = world::ensure_nothing_lost(load).with_context(|| cluster.said())?;
+    println!("three agents replaced: {} requests, {} failed", report.requests, report.failed);
+    ensure!(ensure_one(&observer.end()?)? == cluster.nodes[owner].mac);
+    ensure!((cluster.record(VIP)?, cluster.record(VIP6)?) == before, "an address moved");
     Ok(())
 }
 

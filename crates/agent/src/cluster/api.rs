@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use evenkeel_ownership::{Input, Written};
+use evenkeel_ownership::{Input, Version, Written};
 use futures_util::StreamExt as _;
 use k8s_openapi::{api::coordination::v1::Lease, jiff};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams},
 };
 use tokio::{
     sync::{Notify, mpsc},
@@ -174,6 +174,26 @@ impl Leases {
         tracing::warn!(lease, error, "not written: the API is not reached");
         self.doubted.notify_one();
         vec![Input::View(false), outcome(Written::Failed)]
+    }
+
+    /// Deletes an address's record, if it still is this version.
+    pub(crate) fn delete(&self, address: IpAddr, version: &Version) {
+        let leases = self.clone();
+        let preconditions = Preconditions { resource_version: Some(version.0.to_string()), uid: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        tokio::spawn(async move {
+            let deleted = timeout(PATIENCE, leases.api.delete(&leases::name_of_vip(address), &params)).await;
+            let written = match deleted {
+                Ok(Ok(_)) => Written::Done,
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Written::Conflict,
+                Ok(Err(error)) => {
+                    tracing::warn!(%address, %error, "its record is not deleted");
+                    Written::Failed
+                }
+                Err(_) => Written::Failed,
+            };
+            leases.tell(vec![Input::Forgotten(address, written)]);
+        });
     }
 
     /// Reads an address's record afresh.

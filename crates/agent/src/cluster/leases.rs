@@ -10,8 +10,8 @@ use evenkeel_ownership::{AgentLease, Input, Life, Record, Version};
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 
-/// The label of all of them; its value says which of the two a lease is.
-pub(crate) const LABEL: &str = "evenkeel.io/lease";
+/// The label of all Leases of agents; its value says which of the two one is.
+pub const LABEL: &str = "evenkeel.io/lease";
 const OF_VIP: &str = "vip";
 const OF_AGENT: &str = "agent";
 /// What an agent's lease says of its node.

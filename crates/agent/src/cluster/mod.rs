@@ -5,7 +5,7 @@ mod leases;
 mod wire;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     io,
     net::IpAddr,
     sync::Arc,
@@ -14,7 +14,7 @@ use std::{
 
 use evenkeel_loader::Interface;
 use evenkeel_neighbor::Mac;
-use evenkeel_ownership::{Input, Node, Output, Ownership, Standing, Timing, Watched};
+use evenkeel_ownership::{Elections, Input, Node, Output, Ownership, Standing, Timing, Watched};
 use evenkeel_plan::{
     Plan,
     elect::{AnnouncementProtocol, ExclusionReason},
@@ -22,6 +22,7 @@ use evenkeel_plan::{
 };
 use tokio::{sync::mpsc, time};
 
+pub use self::leases::LABEL;
 use self::{
     api::{Leases, News},
     leases::Change,
@@ -155,27 +156,32 @@ impl Cluster {
         world::Cluster { owners: owners.collect(), agents: agents.collect() }
     }
 
-    /// Tells the elections' results; what this node does not carry it cannot own.
-    pub(crate) fn set_elected(&mut self, plan: &Plan, not_carried: &HashSet<IpAddr>, now: Instant) {
-        let mut elected: BTreeMap<IpAddr, Node> = BTreeMap::new();
-        let mut watched: BTreeMap<Node, Watched> = BTreeMap::new();
+    /// Tells the elections' results; what this node does not carry it cannot own. `complete`: all services are known.
+    pub(crate) fn set_elected(&mut self, plan: &Plan, not_carried: &HashSet<IpAddr>, complete: bool, now: Instant) {
+        let mut elections = Elections {
+            used: complete.then(|| plan.services.values().flat_map(|one| one.addresses.iter().copied()).collect()),
+            ..Elections::default()
+        };
         let at_layer_2 = plan.announcements.values().filter(|one| one.protocol == AnnouncementProtocol::L2);
         for announcement in at_layer_2 {
             let address = announcement.address;
             let Some(node) = announcement.nodes.first() else { continue };
             if *node != self.node || !not_carried.contains(&address) {
-                elected.insert(address, Arc::clone(node));
+                elections.elected.insert(address, Arc::clone(node));
+            }
+            if announcement.awaited.is_some() {
+                elections.provisional.insert(address);
             }
             // Who is elected and holds it already is to answer.
             let holder = self.core.records().get(address).map(|record| &record.holder);
-            if holder != Some(node) || *node == self.node || watched.contains_key(node) {
+            if holder != Some(node) || *node == self.node || elections.watched.contains_key(node) {
                 continue;
             }
             let could = announcement.excluded.iter().filter(|other| other.reason == ExclusionReason::NotElected);
             let candidates = could.map(|other| Arc::clone(&other.node)).collect();
-            watched.insert(Arc::clone(node), Watched { address, candidates });
+            elections.watched.insert(Arc::clone(node), Watched { address, candidates });
         }
-        self.core.handle(Input::Elected(elected, watched), now);
+        self.core.handle(Input::Elected(elections), now);
     }
 
     /// Does what is due, on these interfaces. Returns the addresses that are to be answered for again.
@@ -196,6 +202,10 @@ impl Cluster {
                 Output::Renew { over, life, duration, voices } => {
                     let change = Change::renew(&self.node, over, life, duration, &voices, &api::now());
                     self.leases.change(change, Input::Renewed);
+                }
+                Output::Forget { address, version } => {
+                    tracing::debug!(vip = %address, "nobody uses it any more: deleting its record");
+                    self.leases.delete(address, &version);
                 }
                 Output::Read(address) => self.leases.read(address),
                 Output::Probe(address) => {
@@ -220,6 +230,11 @@ impl Cluster {
     /// Whether this node owns an address by its record.
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
         self.core.owns(address)
+    }
+
+    /// Whether this node is to answer for an address: it owns it, or hands it over just now.
+    pub(crate) fn answers(&self, address: IpAddr) -> bool {
+        self.core.answers(address)
     }
 
     /// Whether all that others could take has been given away.

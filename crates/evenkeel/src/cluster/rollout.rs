@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use kube::Client;
+use kube::core::params::{DeleteParams, ListParams};
+use kube::core::request::Request;
 use serde_json::{Value, json};
 
 use super::objects::{Place, list};
@@ -131,7 +133,17 @@ pub(crate) async fn withdraw(client: &Client, agents: &Place, limit: Duration) -
     };
     println!("withdrawing");
     agents.merge(client, &withdrawal(&present)?).await?;
-    await_rollout(client, agents, limit, |done, nodes| println!("  {done} of {nodes} nodes have withdrawn")).await
+    await_rollout(client, agents, limit, |done, nodes| println!("  {done} of {nodes} nodes have withdrawn")).await?;
+    forget_owners(client, &agents.namespace).await
+}
+
+/// Delete the agents' Leases: no agent is left that they would tell anything.
+async fn forget_owners(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+    let ours = ListParams::default().labels(evenkeel_agent::LEASE_LABEL);
+    let request = Request::new(path).delete_collection(&DeleteParams::default(), &ours)?;
+    client.request::<Value>(request).await.context("the agents' Leases are not deleted")?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -264,6 +264,9 @@ fn without_an_agent_a_node_gets_nothing() {
     let announcement = decide(&cluster(None, &others));
     assert_ne!(by(&announcement), [first.as_str()]);
     assert!(reasons(&announcement).contains(&format!("{first} no_agent")), "{announcement:?}");
+    assert_eq!(announcement.awaited.as_deref(), Some(first.as_str()));
+    assert_eq!(decide(&all).awaited, None);
+    assert_eq!(decide(&cluster(Some(others[0].0), &others)).awaited, None, "what has an owner is not up for grabs");
     let announcement = decide(&cluster(None, &[("node-b", Silent)]));
     assert!(announcement.nodes.is_empty());
     assert_eq!(reasons(&announcement), ["node-a no_agent", "node-b no_agent", "node-c no_agent"]);

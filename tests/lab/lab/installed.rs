@@ -1,0 +1,291 @@
+//! The chart applied to an empty API by helm and kubectl, and the controller and agents that it describes at work: what their
+//! command lines, service accounts and roles are comes from there.
+
+use std::{
+    env, fmt, fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use evenkeel_fake_api::{Options, User};
+use evenkeel_lab::{Child, Namespace, Sandbox};
+use evenkeel_neighbor::{ArpFrame, Operation};
+use serde_json::{Value, json};
+
+use crate::{
+    Test,
+    client::{self, ARP},
+    cluster::{self, Cluster, PORT, Rendered, SYSTEM},
+    world::{SOON, eventually},
+};
+
+pub(crate) const TESTS: &[Test] = &[("installed::a_service_comes_and_goes", a_service_comes_and_goes)];
+
+/// How many services come and go: more for a report (`make bench-cluster`) than for a test.
+const ROUNDS: &str = "ROUNDS";
+/// What creation and deletion may take, judged in the report.
+const BAR: Duration = Duration::from_millis(500);
+/// Of a client that tries again and again.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Between two ARP probes that find out whether an address is still answered for.
+const ASK_INTERVAL: Duration = Duration::from_millis(5);
+/// Without an answer for so long it is not.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// A configuration as its administrator would write it.
+const CONFIGURATION: &str = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: lab, namespace: metallb-system}
+spec: {addresses: [10.77.0.100-10.77.0.250, 'fd77::100-fd77::250']}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: lab, namespace: metallb-system}
+spec: {ipAddressPools: [lab]}
+";
+
+/// A cluster that was installed.
+pub(crate) struct Installed {
+    /// Before the rest: its processes end first.
+    controller: Child,
+    pub(crate) cluster: Cluster,
+}
+
+impl Installed {
+    /// Installs the chart with these settings and lets everything run.
+    pub(crate) fn start(sandbox: &Sandbox, nodes: u8, settings: &[&str]) -> anyhow::Result<Self> {
+        let mut cluster = Cluster::wire(sandbox, nodes, Options { rbac: true, tls: true, ..Options::default() })?;
+        cluster.register_nodes()?;
+        let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/evenkeel");
+        let mut helm = Command::new(tool("helm")?);
+        helm.arg("template").arg("evenkeel").arg(chart);
+        helm.args(["--namespace", SYSTEM, "--include-crds", "--no-hooks", "--set", "agent.interfaces={up0}"]);
+        for setting in settings {
+            helm.args(["--set", setting]);
+        }
+        let rendered = cluster.tool(helm)?;
+        let kubectl = |arguments: &[&str]| {
+            let mut command = Command::new(tool("kubectl")?);
+            command.args(arguments);
+            cluster.tool(command)
+        };
+        kubectl(&["create", "namespace", SYSTEM])?;
+        for (file, content) in [("chart.yaml", rendered.as_str()), ("configuration.yaml", CONFIGURATION)] {
+            fs::write(cluster.directory.path().join(file), content)?;
+            kubectl(&["apply", "-f", file])?;
+        }
+        let container = |kind: &str, part: &str| -> anyhow::Result<Rendered> {
+            let object = kubectl(&["get", kind, &format!("evenkeel-{part}"), "-n", SYSTEM, "-o", "json"])?;
+            let object: Value = serde_json::from_str(&object)?;
+            let spec = &object["spec"]["template"]["spec"];
+            let account = spec["serviceAccountName"].as_str().context("no service account")?;
+            let kubeconfig = cluster.directory.path().join(part);
+            fs::write(&kubeconfig, cluster.api.kubeconfig_for(User::service_account(SYSTEM, account)))?;
+            let arguments = serde_json::from_value(spec["containers"][0]["args"].clone())?;
+            Ok(Rendered { arguments, kubeconfig })
+        };
+        let (controller, agent) = (container("deployment", "controller")?, container("daemonset", "agent")?);
+        cluster.rendered = Some(agent);
+        let controller = cluster.run_beside_api(controller.command("node-0", "controller-0")?)?;
+        for node in 0..cluster.nodes.len() {
+            cluster.run_agent(node)?;
+        }
+        cluster.await_ready()?;
+        let installed = Self { controller, cluster };
+        eventually("the controller leads", || {
+            let leads = installed.controller.stderr().iter().any(|line| line.contains("leading"));
+            Ok(leads.then_some(()))
+        })?;
+        Ok(installed)
+    }
+
+    /// Makes a service of both families with a pod on every node; its addresses once they are in its status, and how long
+    /// that took.
+    pub(crate) fn create(&self, name: &str) -> anyhow::Result<Created> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+            "spec": { "type": "LoadBalancer", "selector": { "app": "shop" }, "ipFamilyPolicy": "RequireDualStack",
+                "ports": cluster::service_ports() } });
+        let all: Vec<usize> = (0..self.cluster.nodes.len()).collect();
+        let mut slices = self.cluster.slices(name, &all);
+        for slice in &mut slices {
+            slice["apiVersion"] = "discovery.k8s.io/v1".into();
+            slice["kind"] = "EndpointSlice".into();
+        }
+        self.cluster
+            .ask(async |api| {
+                let began = Instant::now();
+                post(&api, "/api/v1/namespaces/default/services", &service).await?;
+                for slice in &slices {
+                    post(&api, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await?;
+                }
+                while began.elapsed() < SOON {
+                    let path = format!("/api/v1/namespaces/default/services/{name}");
+                    let service: Value = api.request(http::Request::get(path).body(Vec::new())?).await?;
+                    let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+                    let addresses = ingress.into_iter().flatten().filter_map(|one| one["ip"].as_str()?.parse().ok());
+                    let addresses: Vec<IpAddr> = addresses.collect();
+                    if addresses.len() == 2 {
+                        return Ok(Created { began, addressed: began.elapsed(), addresses });
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                anyhow::bail!("{name} gets no addresses")
+            })
+            .with_context(|| self.said())
+    }
+
+    /// What controller and agents said last.
+    pub(crate) fn said(&self) -> String {
+        let lines = self.controller.stderr();
+        format!("controller:\n{}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"), self.cluster.said())
+    }
+}
+
+/// A service that has its addresses.
+pub(crate) struct Created {
+    began: Instant,
+    addressed: Duration,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+async fn post(api: &kube::Client, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let request = http::Request::post(path).header("content-type", "application/json");
+    Ok(api.request(request.body(body.to_string().into_bytes())?).await?)
+}
+
+/// A program that set-up has put beside what was built.
+fn tool(name: &str) -> anyhow::Result<PathBuf> {
+    let this = env::current_exe()?;
+    let path = this.ancestors().nth(3).context("the test binary has no directory")?.join("tools").join(name);
+    ensure!(path.is_file(), "{} does not exist: `scripts/setup.sh test` fetches it", path.display());
+    Ok(path)
+}
+
+/// Services are made one after the other, and reached over both families; then they are deleted one after the other, until
+/// nobody answers for their addresses.
+fn a_service_comes_and_goes(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let rounds = env::var(ROUNDS).ok().map_or(Ok(3), |rounds| rounds.parse::<usize>().context(ROUNDS))?;
+    let installed = Installed::start(sandbox, 3, &[])?;
+    let cluster = &installed.cluster;
+    let (mut addressed, mut reached, mut reached6, mut withdrawn) =
+        (Times::default(), Times::default(), Times::default(), Times::default());
+    let mut vips = Vec::new();
+    for round in 0..rounds {
+        let created = installed.create(&format!("shop-{round}"))?;
+        for vip in &created.addresses {
+            first_answer(&cluster.client, SocketAddr::new(*vip, PORT)).with_context(|| installed.said())?;
+            let times = if vip.is_ipv4() { &mut reached } else { &mut reached6 };
+            times.0.push(created.began.elapsed());
+        }
+        addressed.0.push(created.addressed);
+        vips.push(created.addresses);
+    }
+    // Unanswered solicitations are given up sooner.
+    cluster.client.sysctl("net.ipv6.neigh.eth0.retrans_time_ms", "100")?;
+    for (round, vips) in vips.iter().enumerate() {
+        let [IpAddr::V4(vip)] = vips.iter().filter(|vip| vip.is_ipv4()).copied().collect::<Vec<_>>()[..] else {
+            anyhow::bail!("no IPv4 address among {vips:?}")
+        };
+        withdrawn.0.push(until_silent(&installed, &format!("shop-{round}"), vip)?);
+        let vip6 = vips.iter().find(|vip| vip.is_ipv6()).context("no IPv6 address")?;
+        ensure!(!client::is_answered(&cluster.client, *vip6)?, "{vip6} is still answered for");
+    }
+    println!(
+        "{rounds} services with three pods, of both families:\n  created to addresses in status  {addressed}\n  \
+         created to first answer, IPv4   {reached}\n  created to first answer, IPv6   {reached6}\n  \
+         deleted to withdrawn            {withdrawn}"
+    );
+    Ok(())
+}
+
+/// Connects until there is an answer.
+fn first_answer(client: &Namespace, target: SocketAddr) -> anyhow::Result<()> {
+    client.enter(|| {
+        let until = Instant::now() + SOON;
+        loop {
+            match get_once(target) {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error.context(format!("no answer from {target}"))),
+                Err(_) => {}
+            }
+        }
+    })?
+}
+
+fn get_once(target: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)?;
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+    let mut head = String::new();
+    stream.read_to_string(&mut head)?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    Ok(())
+}
+
+/// Deletes a service; how long it took until a question for its address was not answered any more.
+fn until_silent(installed: &Installed, service: &str, vip: Ipv4Addr) -> anyhow::Result<Duration> {
+    let client = &installed.cluster.client;
+    let socket = client::open(client, ARP)?;
+    let index = client.enter(|| fs::read_to_string("/sys/class/net/eth0/ifindex"))??.trim().parse::<i32>()?;
+    let answered = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&answered);
+    let listener = client.thread("listener", move || -> anyhow::Result<Instant> {
+        let probe = ArpFrame::probe([2, 0, 0, 0, 0xeb, 0xfe], vip).to_bytes();
+        let until = Instant::now() + SOON;
+        let mut silent_since: Option<Instant> = None;
+        loop {
+            let asked = Instant::now();
+            client::send(&socket, index, &probe)?;
+            silent_since.get_or_insert(asked);
+            while let Some(frame) = client::receive(&socket, asked + ASK_INTERVAL)? {
+                if ArpFrame::parse(&frame).is_ok_and(|it| it.operation == Operation::Reply && it.sender == vip) {
+                    noted.store(true, Ordering::Release);
+                    silent_since = None;
+                }
+            }
+            match silent_since {
+                Some(since) if noted.load(Ordering::Acquire) && since.elapsed() > SILENCE => return Ok(since),
+                _ => ensure!(asked < until, "{vip} is still answered for, or never was"),
+            }
+        }
+    })?;
+    eventually(&format!("{vip} is answered for"), || Ok(answered.load(Ordering::Acquire).then_some(())))?;
+    let began = installed.cluster.ask(async |api| {
+        let began = Instant::now();
+        let path = format!("/api/v1/namespaces/default/services/{service}");
+        api.request::<Value>(http::Request::delete(path).body(Vec::new())?).await?;
+        Ok(began)
+    })?;
+    for suffix in ["v4", "v6"] {
+        let path = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{service}-{suffix}");
+        installed.cluster.request("DELETE", &path, None)?;
+    }
+    let silent_since = listener.join().map_err(|_| anyhow::anyhow!("the listener panicked"))???;
+    Ok(silent_since.saturating_duration_since(began))
+}
+
+/// What was measured.
+#[derive(Default)]
+struct Times(Vec<Duration>);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        // The nearest rank.
+        let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1].as_secs_f64() * 1e3;
+        let verdict = if at(99) <= BAR.as_secs_f64() * 1e3 { "held" } else { "MISSED" };
+        write!(f, "p50 {:6.1}  p99 {:6.1}  max {:6.1} ms", at(50), at(99), at(100))?;
+        write!(f, "  (bar {} ms: {verdict})", BAR.as_millis())
+    }
+}
