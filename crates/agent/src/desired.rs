@@ -1,7 +1,7 @@
 //! From the Plan to what this node carries: pure, and incremental by what changed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -10,13 +10,15 @@ use evenkeel_health::{Portion, View, relieve};
 use evenkeel_loader::{BackendSpec, FrontendSpec, Limits, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
-    Plan,
+    Plan, World,
     elect::AnnouncementProtocol,
     frontends::{self, Backend, BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
     turns::order,
-    world::{Affinity, Forwarding, Protocol},
+    world::{Affinity, Forwarding, ObjectName, Protocol, Service, TrafficPolicy},
 };
+
+use crate::health_ports::Report;
 
 /// Builds frontends as the data plane takes them. What it built last is remembered: a frontend is built again only when
 /// it changed, and its Maglev table is computed again only when no other frontend has or had one for the same backends.
@@ -227,6 +229,35 @@ pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> BTreeMap<IpAddr, Opt
         .collect()
 }
 
+/// What is to be said at the health check node ports of services: how many of their endpoints are ready here. `healthy`: this
+/// node carries what it should.
+#[must_use]
+pub fn health_reports(world: &World, plan: &Plan, node: &str, healthy: bool) -> BTreeMap<u16, Report> {
+    let local = world.services.values().filter(|service| service.traffic_policy == TrafficPolicy::Local);
+    let wanted = local.filter_map(|service| Some((service.health_check_node_port?, service)));
+    let mut here: BTreeMap<&ObjectName, BTreeSet<IpAddr>> = BTreeMap::new();
+    let wanted: Vec<_> = wanted.filter(|(_, service)| plan.services.contains_key(&service.name)).collect();
+    if wanted.is_empty() {
+        return BTreeMap::new();
+    }
+    for frontend in plan.frontends.values() {
+        let ready = frontend
+            .backends
+            .iter()
+            .filter(|backend| backend.state == BackendState::Active && backend.node.as_deref() == Some(node));
+        here.entry(&frontend.service).or_default().extend(ready.map(|backend| backend.address));
+    }
+    let count = |service: &ObjectName| {
+        let addresses = here.get(service).into_iter().flatten();
+        let (v4, v6): (Vec<&IpAddr>, Vec<_>) = addresses.partition(|address| address.is_ipv4());
+        // Of pods with an address of each family both are there.
+        v4.len().max(v6.len())
+    };
+    let report =
+        |service: &Service| Report { service: service.name.clone(), local_endpoints: count(&service.name), healthy };
+    wanted.into_iter().map(|(port, service)| (port, report(service))).collect()
+}
+
 /// The data plane's key of a frontend, or the named reason why it carries none.
 ///
 /// # Errors
@@ -263,12 +294,11 @@ const fn state(state: BackendState) -> State {
 mod tests {
     use evenkeel_health::BackendHealth;
     use evenkeel_plan::{
-        Memory, World, plan,
+        Memory, plan,
         range::IpFamily,
         world::{
             BgpAdvertisement, BgpPeer, Endpoint, EndpointPort, EndpointSlice, HealthCheck, HealthProbe, Hints,
-            IpAddressPool, L2Advertisement, Neighbor, Node, ObjectName, PeerAsn, Service, ServicePort,
-            TrafficDistribution, TrafficPolicy, Weight,
+            IpAddressPool, L2Advertisement, Neighbor, Node, PeerAsn, ServicePort, TrafficDistribution, Weight,
         },
     };
 
@@ -493,6 +523,29 @@ mod tests {
         let name = ObjectName::new("default", "web");
         Arc::make_mut(world.services.get_mut(&name).unwrap()).rewrite_source = true;
         assert!(spec(&world, "odd", &mut desired).rewrite_source);
+    }
+
+    #[test]
+    fn a_health_check_port_counts_what_is_ready_here() {
+        let endpoints = vec![
+            endpoint(1, true, true, false),
+            endpoint(2, true, true, false),
+            endpoint(3, false, true, true),
+            endpoint(5, true, true, false),
+        ];
+        let mut world = world(TrafficPolicy::Local, endpoints);
+        let name = ObjectName::new("default", "web");
+        let reported =
+            |world: &World, node: &str, healthy| health_reports(world, &plan(world, &Memory::default()), node, healthy);
+        assert!(reported(&world, "odd", true).is_empty(), "there is no port");
+        Arc::make_mut(world.services.get_mut(&name).unwrap()).health_check_node_port = Some(32_000);
+        for (node, local_endpoints) in [("odd", 2), ("even", 1), ("third", 0)] {
+            let report = Report { service: name.clone(), local_endpoints, healthy: true };
+            assert_eq!(reported(&world, node, true), [(32_000, report)].into(), "{node}");
+        }
+        assert!(!reported(&world, "odd", false)[&32_000].healthy);
+        Arc::make_mut(world.services.get_mut(&name).unwrap()).traffic_policy = TrafficPolicy::Cluster;
+        assert!(reported(&world, "odd", true).is_empty(), "every node is as good as any other");
     }
 
     #[test]

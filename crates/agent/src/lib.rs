@@ -15,6 +15,7 @@ mod cluster;
 pub mod desired;
 mod groups;
 pub mod health;
+pub mod health_ports;
 mod host;
 mod metrics;
 mod next_hops;
@@ -67,6 +68,8 @@ pub struct Config {
     pub rescue: bool,
     /// Seeds the flow hash when no pinned one exists.
     pub hash_seed: u64,
+    /// Answer at services' `spec.healthCheckNodePort`, which kube-proxy does where there is one.
+    pub health_check_node_ports: bool,
     /// The cluster it is a node of, if any.
     pub cluster: Option<ClusterConfig>,
     /// Where to answer for health and metrics over HTTP.

@@ -38,6 +38,7 @@ use crate::{
     desired::{self, Desired, NotCarried},
     groups::{self, Groups},
     health::Checker,
+    health_ports::HealthPorts,
     host, metrics,
     next_hops::NextHops,
     status::{self, Status},
@@ -264,6 +265,7 @@ struct NodeAgent {
     answered: BTreeSet<IpAddr>,
     /// Those of them that another host claims, with its hardware address: they are not answered for until that is settled.
     claims: BTreeMap<IpAddr, Mac>,
+    health_ports: HealthPorts,
     /// Frontends whose backends may be ejected for what their flows meet with.
     suspects: HashSet<FrontendKey>,
 }
@@ -313,6 +315,7 @@ impl NodeAgent {
             behind: false,
             failed: Vec::new(),
             answered: BTreeSet::new(),
+            health_ports: HealthPorts::default(),
             suspects: HashSet::new(),
             config,
         })
@@ -582,11 +585,22 @@ impl NodeAgent {
             tracing::error!("{new}");
         }
         self.obstacles = obstacles;
+        self.report_health();
+    }
+
+    /// Tells balancers outside of the cluster which services have endpoints here.
+    fn report_health(&mut self) {
+        let (Some(plan), Some(last)) = (&self.plan, &self.last) else { return };
+        if self.config.health_check_node_ports {
+            let healthy = !self.behind && self.missing.is_empty();
+            self.health_ports.set(desired::health_reports(&last.world, plan, &self.config.node, healthy));
+        }
     }
 
     /// Tries again what could not be done: rows and slots come free with time.
     fn finish(&mut self) {
         self.save();
+        self.health_ports.open();
         if self.behind {
             self.carry();
             if !self.behind {
@@ -768,7 +782,14 @@ impl NodeAgent {
             claims: &self.claims,
             record: &|address| self.cluster.as_ref().and_then(|cluster| cluster.record(address)),
             forwarding: self.config.defaults.forwarding,
-            problems: self.problems.iter().chain(&self.obstacles).chain(&self.unsaved).cloned().collect(),
+            problems: self
+                .problems
+                .iter()
+                .chain(&self.obstacles)
+                .chain(&self.unsaved)
+                .chain(self.health_ports.problems())
+                .cloned()
+                .collect(),
         }
         .status()
     }

@@ -143,7 +143,7 @@ impl Listener {
         let Self { listener, file } = self;
         let handler = Arc::new(move |path| {
             let answer = handler(path);
-            async move { answer.await.map(|answer| (StatusCode::OK, answer)) }
+            async move { answer.await.map(|answer| respond(StatusCode::OK, answer)) }
         });
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
@@ -188,7 +188,7 @@ pub(crate) async fn accept_all<H, F>(
     shutdown: &CancellationToken,
 ) where
     H: Fn(String) -> F + Send + Sync + 'static,
-    F: Future<Output = Option<(StatusCode, Answer)>> + Send + 'static,
+    F: Future<Output = Option<Response<Full<Bytes>>>> + Send + 'static,
 {
     let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -230,7 +230,7 @@ async fn serve_connection<S, H, F>(stream: S, handler: Arc<H>, shutdown: Cancell
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(String) -> F,
-    F: Future<Output = Option<(StatusCode, Answer)>>,
+    F: Future<Output = Option<Response<Full<Bytes>>>>,
 {
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let handler = handler.clone();
@@ -239,12 +239,7 @@ where
                 return status(StatusCode::METHOD_NOT_ALLOWED);
             }
             match handler(request.uri().path().to_owned()).await {
-                Some((status, answer)) => {
-                    let mut response = Response::new(Full::from(answer.body));
-                    *response.status_mut() = status;
-                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-                    Ok(response)
-                }
+                Some(response) => Ok(response),
                 None => status(StatusCode::NOT_FOUND),
             }
         }
@@ -265,6 +260,13 @@ where
     if let Err(error) = result {
         debug!(%error, "connection");
     }
+}
+
+pub(crate) fn respond(status: StatusCode, answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(answer.body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response
 }
 
 fn status(status: StatusCode) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {

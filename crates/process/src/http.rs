@@ -2,11 +2,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use hyper::StatusCode;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::admin::{Answer, accept_all, finish};
+use crate::admin::{Answer, accept_all, finish, respond};
 
 /// What a process says of itself.
 pub trait Vitals: Send + Sync + 'static {
@@ -39,7 +41,23 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers `GET` of `/healthz`, `/readyz` and `/metrics` until `shutdown`.
 pub async fn serve(listener: TcpListener, vitals: Arc<impl Vitals>, shutdown: CancellationToken) {
-    let handler = Arc::new(move |path: String| std::future::ready(answer(&*vitals, &path)));
+    serve_answers(
+        listener,
+        move |path| answer(&*vitals, path).map(|(status, answer)| respond(status, answer)),
+        shutdown,
+    )
+    .await;
+}
+
+/// Answers `GET` of a path with what `answer` returns for it, or 404 if that is `None`, until `shutdown`.
+pub async fn serve_answers<B>(
+    listener: TcpListener,
+    answer: impl Fn(&str) -> Option<Response<B>> + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) where
+    B: Into<Full<Bytes>>,
+{
+    let handler = Arc::new(move |path: String| std::future::ready(answer(&path).map(|answer| answer.map(Into::into))));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     accept_all(&listener, handler, &connections, &cut, &shutdown).await;

@@ -140,15 +140,26 @@ impl Answer {
     }
 }
 
+/// `GET /` on a new connection: all that comes back, whatever it is.
+pub(crate) fn ask_http(client: &Namespace, target: SocketAddr) -> anyhow::Result<String> {
+    let stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
+    request(stream, target)
+}
+
+fn request(mut stream: TcpStream, target: SocketAddr) -> anyhow::Result<String> {
+    stream.set_read_timeout(Some(SOON))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 /// `GET /` on a new connection.
 pub(crate) fn get(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Answer> {
     let target = target.into();
-    let mut stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
-    stream.set_read_timeout(Some(SOON))?;
+    let stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
     let local = stream.local_addr()?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
-    let mut head = String::new();
-    stream.read_to_string(&mut head)?;
+    let head = request(stream, target)?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
     Ok(Answer { head, local })
 }

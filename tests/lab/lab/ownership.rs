@@ -1,7 +1,7 @@
 //! Who owns an address across nodes, and who answers for it, whatever happens to agents, nodes, links and the API.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ownership::defect_garp_after_a_partition_heals", garp_after_a_partition_heals),
     ("ownership::an_agent_that_releases_hands_over_first", an_agent_that_releases_hands_over_first),
     ("ownership::agents_are_replaced_under_load", agents_are_replaced_under_load),
+    ("ownership::the_health_check_port_tells_of_local_endpoints", the_health_check_port_tells_of_local_endpoints),
     ("ownership::an_unattended_node_is_given_up", an_unattended_node_is_given_up),
     ("ownership::a_restart_without_the_api_keeps_everything", a_restart_without_the_api),
 ];
@@ -268,6 +269,40 @@ fn agents_are_replaced_under_load(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(ensure_one(&observer.end()?)? == cluster.nodes[owner].mac);
     ensure!((cluster.record(VIP)?, cluster.record(VIP6)?) == before, "an address moved");
     Ok(())
+}
+
+/// What a balancer outside of the cluster is told at a node's health check port.
+fn the_health_check_port_tells_of_local_endpoints(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let mut cluster = Cluster::build(sandbox, 2)?;
+    cluster.arguments = vec!["--health-check-node-ports".to_owned()];
+    cluster.add_service("shop", &[VIP.into(), VIP6.into()], "Local")?;
+    (0..2).try_for_each(|node| cluster.run_agent(node))?;
+    cluster.await_ready()?;
+    let service = "/api/v1/namespaces/default/services/shop";
+    let port = cluster.request("GET", service, None)?["spec"]["healthCheckNodePort"].as_u64().context("no port")?;
+    let port = u16::try_from(port)?;
+    let asked = |node: usize| -> anyhow::Result<[String; 2]> {
+        let number = 20 + u8::try_from(node)?;
+        let ask = |address: IpAddr| client::ask_http(&cluster.client, SocketAddr::new(address, port));
+        Ok([ask([10, 77, 0, number].into())?, ask(format!("fd77::{number}").parse()?)?])
+    };
+    let told = |node: usize, status: &str, endpoints: u64| {
+        eventually(&format!("node-{node} says {status}"), || {
+            let said = asked(node)?;
+            let counts = format!("x-load-balancing-endpoint-weight: {endpoints}\r\n");
+            let body = format!("\"localEndpoints\": {endpoints}");
+            let expected = |said: &String| said.starts_with(status) && said.contains(&counts) && said.contains(&body);
+            Ok(said.iter().all(expected).then_some(()))
+        })
+        .with_context(|| format!("last: {:?}", asked(node)))
+    };
+    told(0, "HTTP/1.1 200 OK", 1)?;
+    told(1, "HTTP/1.1 200 OK", 1)?;
+    cluster.set_endpoints("shop", &[0])?;
+    told(0, "HTTP/1.1 200 OK", 1)?;
+    told(1, "HTTP/1.1 503 Service Unavailable", 0)?;
+    cluster.request("DELETE", service, None)?;
+    eventually("nobody listens there", || Ok(asked(0).is_err().then_some(())))
 }
 
 fn an_unattended_node_is_given_up(sandbox: &Sandbox) -> anyhow::Result<()> {

@@ -190,6 +190,7 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
         flows: None,
         rescue: true,
         hash_seed: 7,
+        health_check_node_ports: false,
         cluster: None,
         listen: None,
         detach: true,

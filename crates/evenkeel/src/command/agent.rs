@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// How long the data path answers for addresses while no agent attends to it; 0s: for good
     #[arg(long, env = "EVENKEEL_UNATTENDED_LIMIT", default_value = "15m", value_name = "DURATION")]
     unattended_limit: humantime::Duration,
+    /// Answer at the health check node ports of services with externalTrafficPolicy Local: for nodes without a kube-proxy,
+    /// which has these ports where it runs
+    #[arg(long, env = "EVENKEEL_HEALTH_CHECK_NODE_PORTS")]
+    health_check_node_ports: bool,
     /// On SIGTERM give this node's addresses to other nodes before the end
     #[arg(long, env = "EVENKEEL_RELEASE")]
     release: bool,
@@ -52,6 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let client = kubernetes::connect().await.context("no cluster: run in one, or name it by KUBECONFIG")?;
         let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         config.listen.get_or_insert(LISTEN);
+        config.health_check_node_ports = args.health_check_node_ports;
         let limit = Duration::from(args.unattended_limit);
         config.cluster = Some(ClusterConfig {
             client: client.clone(),

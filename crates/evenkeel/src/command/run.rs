@@ -279,6 +279,7 @@ impl DataPathArgs {
             flows: self.flows,
             rescue: self.rescue == Switch::On,
             hash_seed: random()?,
+            health_check_node_ports: false,
             cluster: None,
             listen: self.listen,
             detach: self.detach,
