@@ -88,16 +88,22 @@ pub(crate) struct Cluster {
 }
 
 /// What a manifest has a container run, in place of the tests' own command line.
+#[derive(Clone)]
 pub(crate) struct Rendered {
     /// Its arguments, with the environment's variables still in them.
     pub(crate) arguments: Vec<String>,
+    /// The capabilities it has, as a container runtime gives them.
+    pub(crate) capabilities: Vec<String>,
     pub(crate) kubeconfig: PathBuf,
 }
 
 impl Rendered {
     /// The command of a pod of this name on this node.
     pub(crate) fn command(&self, node: &str, pod: &str) -> anyhow::Result<Command> {
-        let mut command = Command::new(world::program()?);
+        let mut command = Command::new("setpriv");
+        let bounding = self.capabilities.iter().map(|capability| format!(",+{}", capability.to_lowercase()));
+        command.arg(format!("--bounding-set=-all{}", bounding.collect::<String>()));
+        command.args(["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]).arg(world::program()?);
         for argument in &self.arguments {
             let with = [("$(NODE_NAME)", node), ("$(POD_NAME)", pod), ("$(NAMESPACE)", SYSTEM)];
             command.arg(with.iter().fold(argument.clone(), |text, (name, value)| text.replace(name, value)));

@@ -24,10 +24,13 @@ use crate::{
     Test,
     client::{self, ARP},
     cluster::{self, Cluster, PORT, Rendered, SYSTEM},
-    world::{SOON, eventually},
+    world::{self, Ended, SOON, eventually},
 };
 
-pub(crate) const TESTS: &[Test] = &[("installed::a_service_comes_and_goes", a_service_comes_and_goes)];
+pub(crate) const TESTS: &[Test] = &[
+    ("installed::a_service_comes_and_goes", a_service_comes_and_goes),
+    ("installed::agents_have_the_capabilities_they_need_and_no_more", agents_have_the_capabilities_they_need),
+];
 
 /// How many services come and go: more for a report (`make bench-cluster`) than for a test.
 const ROUNDS: &str = "ROUNDS";
@@ -90,8 +93,14 @@ impl Installed {
             let account = spec["serviceAccountName"].as_str().context("no service account")?;
             let kubeconfig = cluster.directory.path().join(part);
             fs::write(&kubeconfig, cluster.api.kubeconfig_for(User::service_account(SYSTEM, account)))?;
-            let arguments = serde_json::from_value(spec["containers"][0]["args"].clone())?;
-            Ok(Rendered { arguments, kubeconfig })
+            let container = &spec["containers"][0];
+            ensure!(container["securityContext"]["capabilities"]["drop"] == json!(["ALL"]), "{container:#}");
+            let capabilities = container["securityContext"]["capabilities"]["add"].clone();
+            Ok(Rendered {
+                arguments: serde_json::from_value(container["args"].clone())?,
+                capabilities: serde_json::from_value::<Option<_>>(capabilities)?.unwrap_or_default(),
+                kubeconfig,
+            })
         };
         let (controller, agent) = (container("deployment", "controller")?, container("daemonset", "agent")?);
         cluster.rendered = Some(agent);
@@ -205,6 +214,29 @@ fn a_service_comes_and_goes(sandbox: &Sandbox) -> anyhow::Result<()> {
          created to first answer, IPv4   {reached}\n  created to first answer, IPv6   {reached6}\n  \
          deleted to withdrawn            {withdrawn}"
     );
+    Ok(())
+}
+
+/// With what the chart grants an agent carries services, and takes over what the one before has left; without any part of it
+/// it says what is missing.
+fn agents_have_the_capabilities_they_need(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let mut installed = Installed::start(sandbox, 1, &[])?;
+    let created = installed.create("shop")?;
+    let vip = SocketAddr::new(created.addresses[0], PORT);
+    first_answer(&installed.cluster.client, vip)?;
+    installed.cluster.stop_agent(0)?;
+    let Some(granted) = installed.cluster.rendered.take() else { anyhow::bail!("not rendered") };
+    for missing in &granted.capabilities {
+        let others = granted.capabilities.iter().filter(|capability| *capability != missing).cloned().collect();
+        let less = Rendered { capabilities: others, ..granted.clone() };
+        let Ended { status, stderr, .. } =
+            world::finish(&installed.cluster.nodes[0].namespace, less.command("node-0", "agent-node-0")?)?;
+        ensure!(!status.success() && stderr.contains(&format!("CAP_{missing}")), "without {missing}: {stderr}");
+    }
+    installed.cluster.rendered = Some(granted);
+    installed.cluster.run_agent(0)?;
+    installed.cluster.await_ready()?;
+    client::get(&installed.cluster.client, vip)?;
     Ok(())
 }
 

@@ -400,8 +400,7 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, interface: &Interface, hook: Hook,
 /// or it is another namespace's.
 fn present(path: &Path, interface: &Interface) -> Option<FdLink> {
     let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-    let id = link.info().ok()?.id();
-    (link::interface(id).ok()? == interface.index).then_some(link)
+    (link::interface(path).ok()? == interface.index).then_some(link)
 }
 
 fn attach_clsact(

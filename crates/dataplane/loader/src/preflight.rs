@@ -142,7 +142,7 @@ impl Preflight {
         if !self.privileged {
             problems.push(Problem {
                 check: Check::Privilege,
-                found: "CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW or CAP_SYS_ADMIN is missing".to_owned(),
+                found: "CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW or CAP_PERFMON is missing".to_owned(),
                 remedy: "Run as root (sudo)".to_owned(),
             });
         } else if !self.bpffs {
@@ -172,7 +172,7 @@ pub(crate) fn is_bpffs(path: &Path) -> bool {
 fn has_capabilities() -> bool {
     const NET_ADMIN: u32 = 12;
     const NET_RAW: u32 = 13;
-    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
     const BPF: u32 = 39;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
@@ -180,7 +180,7 @@ fn has_capabilities() -> bool {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    [NET_ADMIN, NET_RAW, SYS_ADMIN, BPF].iter().all(|capability| effective & (1 << capability) != 0)
+    [NET_ADMIN, NET_RAW, PERFMON, BPF].iter().all(|capability| effective & (1 << capability) != 0)
 }
 
 #[cfg(test)]
