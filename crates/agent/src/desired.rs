@@ -11,14 +11,17 @@ use evenkeel_loader::{BackendSpec, FrontendSpec, Limits, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
     Plan, World,
-    elect::AnnouncementProtocol,
+    elect::{Announcement, AnnouncementProtocol},
     frontends::{self, Backend, BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
     turns::order,
     world::{Affinity, Forwarding, ObjectName, Protocol, Service, TrafficPolicy},
 };
 
-use crate::health_ports::Report;
+use crate::{
+    cluster::{Announced, Told},
+    health_ports::Report,
+};
 
 /// Builds frontends as the data plane takes them. What it built last is remembered: a frontend is built again only when
 /// it changed, and its Maglev table is computed again only when no other frontend has or had one for the same backends.
@@ -227,6 +230,31 @@ pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> BTreeMap<IpAddr, Opt
         .filter(|announcement| holds(announcement.address))
         .map(|announcement| (announcement.address, announcement.interfaces.clone()))
         .collect()
+}
+
+/// What is to be told of the services this node announces, `owns` telling which addresses are its, and of addresses that it
+/// cannot announce.
+pub(crate) fn told(plan: &Plan, owns: impl Fn(IpAddr) -> bool, failed: &BTreeSet<IpAddr>) -> Told {
+    let mut told = Told::default();
+    for service in plan.services.values() {
+        let here: Vec<&Announcement> = service
+            .addresses
+            .iter()
+            .filter(|address| owns(**address))
+            .filter_map(|address| plan.announcements.get(&(*address, AnnouncementProtocol::L2)))
+            .filter(|announcement| !announcement.nodes.is_empty())
+            .map(|announcement| &**announcement)
+            .collect();
+        let (failing, announced): (Vec<_>, Vec<_>) =
+            here.into_iter().partition(|announcement| failed.contains(&announcement.address));
+        told.failed.extend(failing.iter().map(|announcement| (service.service(), announcement.address)));
+        if let Some(first) = announced.first() {
+            let whole = announced.len() == service.addresses.len();
+            let interfaces = first.interfaces.clone().unwrap_or_default();
+            told.announced.insert(service.service(), Announced { interfaces, whole });
+        }
+    }
+    told
 }
 
 /// What is to be said at the health check node ports of services: how many of their endpoints are ready here. `healthy`: this
@@ -546,6 +574,26 @@ mod tests {
         assert!(!reported(&world, "odd", false)[&32_000].healthy);
         Arc::make_mut(world.services.get_mut(&name).unwrap()).traffic_policy = TrafficPolicy::Cluster;
         assert!(reported(&world, "odd", true).is_empty(), "every node is as good as any other");
+    }
+
+    #[test]
+    fn it_is_told_what_is_announced_here_and_what_cannot_be() {
+        let mut world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
+        let name = ObjectName::new("default", "web");
+        let vip = IpAddr::from([10, 0, 0, 1]);
+        let nobody = BTreeSet::new();
+        let announced = |interfaces: &[&str]| {
+            let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
+            Told { announced: [(name.clone(), Announced { interfaces, whole: true })].into(), ..Told::default() }
+        };
+        let everywhere = plan(&world, &Memory::default());
+        assert_eq!(told(&everywhere, |_| true, &nobody), announced(&[]));
+        assert_eq!(told(&everywhere, |_| false, &nobody), Told::default(), "another node's");
+        Arc::make_mut(world.l2_advertisements.get_mut(&name).unwrap()).interfaces = vec!["eth1".to_owned()];
+        let limited = plan(&world, &Memory::default());
+        assert_eq!(told(&limited, |_| true, &nobody), announced(&["eth1"]));
+        let failed = Told { failed: [(name.clone(), vip)].into(), ..Told::default() };
+        assert_eq!(told(&limited, |_| true, &[vip].into()), failed);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::{
 use self::desired::Defaults;
 use evenkeel_loader::{HookChoice, Mode};
 
-pub use cluster::{ClusterConfig, LABEL as LEASE_LABEL};
+pub use cluster::{ClusterConfig, LABEL as LEASE_LABEL, STATUSES as STATUS_LABELS};
 pub use evenkeel_ownership::Timing;
 pub use host::default_route_interface;
 pub use node::run;

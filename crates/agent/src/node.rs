@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     announce::Sender,
-    cluster::Cluster,
+    cluster::{Cluster, Told},
     desired::{self, Desired, NotCarried},
     groups::{self, Groups},
     health::Checker,
@@ -162,6 +162,12 @@ pub async fn run(
     }
     // The admin socket goes before the data path does.
     let _ = admin.await;
+    if let Some(cluster) = node.cluster.take() {
+        if node.config.detach {
+            cluster.tell(Told::default());
+        }
+        cluster.end().await;
+    }
     if node.config.detach {
         if let Err(error) = groups::forget(node.answered) {
             tracing::warn!(%error, "cannot leave the multicast groups of the VIPs");
@@ -625,6 +631,7 @@ impl NodeAgent {
         let mut vips: HashMap<IpAddr, Vip> =
             plan.frontends.values().map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
         let mut due = Vec::new();
+        let mut nowhere = BTreeSet::new();
         for (address, only_on) in owned {
             if self.failed.iter().any(|key| key.address.ip() == address) {
                 continue;
@@ -637,6 +644,7 @@ impl NodeAgent {
                 }
             }
             if vip.answer_on == 0 {
+                nowhere.insert(address);
                 obstacles
                     .push(format!("[no_interface] {address} is not announced: no advertised interface is attached"));
             }
@@ -667,6 +675,11 @@ impl NodeAgent {
         due.retain(|due| !counts_only && owns(due.address));
         self.announcer.set(due, now);
         self.announce();
+        if let (Some(cluster), Some(plan)) = (&self.cluster, &self.plan) {
+            let announces =
+                |address| cluster.owns(address) && (self.answered.contains(&address) || nowhere.contains(&address));
+            cluster.tell(desired::told(plan, announces, &nowhere));
+        }
     }
 
     /// Sends what is due.

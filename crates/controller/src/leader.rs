@@ -9,6 +9,7 @@ use evenkeel_plan::world::{Kind, ObjectKey, ObjectName};
 use evenkeel_plan::{Memory, Plan, Planner, World};
 use evenkeel_sources::Update;
 use evenkeel_sources::kubernetes::backoff::{Backoff, random};
+use evenkeel_sources::kubernetes::events::{Events, Subject};
 use evenkeel_sources::kubernetes::{self, Observation, Observed, Options};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -22,7 +23,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::events::{Events, Subject};
 use crate::lease::{self, Permit};
 use crate::reconcile::{self, ConfigurationState, Counters, PoolWrite, ServiceWrite};
 use crate::rival::{self, Rival};
@@ -36,6 +36,8 @@ const COUNT_PERIOD: Duration = Duration::from_secs(1);
 /// The waits after a write that failed.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Who events are by.
+const COMPONENT: &str = "evenkeel-controller";
 /// The name of our ConfigurationState.
 const CONFIGURATION: &str = "controller";
 
@@ -111,7 +113,10 @@ impl Leader {
             namespace: config.namespace.clone(),
             permit,
             request_timeout: config.times.request_timeout(),
-            events: Events::new(client.clone(), Arc::clone(&vitals)),
+            events: Events::new(client.clone(), COMPONENT, {
+                let vitals = Arc::clone(&vitals);
+                move |what| vitals.metrics.told(what)
+            }),
             vitals,
             client,
             planner: Planner::new(Memory::default()),

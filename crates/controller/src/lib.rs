@@ -8,7 +8,6 @@
 //! predecessor wrote.
 
 pub mod election;
-mod events;
 mod leader;
 mod lease;
 pub mod metrics;

@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use evenkeel_plan::world::ObjectName;
+use evenkeel_sources::kubernetes::events::{Events, Note, Subject};
 use kube::Client;
 use kube::core::params::ListParams;
 use kube::core::request::Request;
 use serde_json::Value;
 use tokio::sync::watch;
-
-use crate::events::{Events, Subject};
-use crate::reconcile::Note;
 
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -436,6 +436,13 @@ fn start_watch(
     as_table: Option<Include>,
 ) -> Result<Reply, ApiError> {
     let initial_events = asked.flag("sendInitialEvents");
+    if asked.query.contains_key("sendInitialEvents") && !server.options.streaming_lists {
+        return Err(ApiError::with_reason(
+            422,
+            "Invalid",
+            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        ));
+    }
     let matching = asked.query("resourceVersionMatch");
     if initial_events && matching != "NotOlderThan" {
         return Err(ApiError::with_reason(

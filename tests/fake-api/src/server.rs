@@ -25,6 +25,8 @@ pub struct Options {
     pub tokens: BTreeMap<String, User>,
     /// Families of Services.
     pub families: Families,
+    /// Whether a watch may begin with a list (the feature gate `WatchList`).
+    pub streaming_lists: bool,
     /// How often watches that want bookmarks get one.
     pub bookmark_interval: Duration,
     /// How many changes of each kind are kept for watches.
@@ -41,6 +43,7 @@ impl Default for Options {
             tls: false,
             tokens: BTreeMap::new(),
             families: Families::default(),
+            streaming_lists: true,
             bookmark_interval: Duration::from_secs(5),
             history: 100_000,
             gone_as_status: false,

@@ -2,6 +2,7 @@
 //! command lines, service accounts and roles are comes from there.
 
 use std::{
+    collections::BTreeSet,
     env, fmt, fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("installed::a_service_comes_and_goes", a_service_comes_and_goes),
     ("installed::agents_have_the_capabilities_they_need_and_no_more", agents_have_the_capabilities_they_need),
+    ("installed::what_is_granted_is_used_and_nothing_else_is_asked_for", what_is_granted_is_used),
 ];
 
 /// How many services come and go: more for a report (`make bench-cluster`) than for a test.
@@ -42,6 +44,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const ASK_INTERVAL: Duration = Duration::from_millis(5);
 /// Without an answer for so long it is not.
 const SILENCE: Duration = Duration::from_millis(500);
+
+/// How long records of addresses without a service are kept.
+const RECORDS_KEPT: Duration = Duration::from_secs(60);
+const STATUSES: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/servicel2statuses";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/metallb-system/leases";
 
 /// A configuration as its administrator would write it.
 const CONFIGURATION: &str = "
@@ -66,43 +73,29 @@ pub(crate) struct Installed {
 impl Installed {
     /// Installs the chart with these settings and lets everything run.
     pub(crate) fn start(sandbox: &Sandbox, nodes: u8, settings: &[&str]) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::wire(sandbox, nodes, Options { rbac: true, tls: true, ..Options::default() })?;
+        Self::start_with(sandbox, nodes, settings, Options::default())
+    }
+
+    /// The same, beside such an API. It enforces RBAC in any case.
+    fn start_with(sandbox: &Sandbox, nodes: u8, settings: &[&str], options: Options) -> anyhow::Result<Self> {
+        let mut cluster = Cluster::wire(sandbox, nodes, Options { rbac: true, tls: true, ..options })?;
         cluster.register_nodes()?;
         let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/evenkeel");
         let mut helm = Command::new(tool("helm")?);
         helm.arg("template").arg("evenkeel").arg(chart);
-        helm.args(["--namespace", SYSTEM, "--include-crds", "--no-hooks", "--set", "agent.interfaces={up0}"]);
+        helm.args(["--namespace", SYSTEM, "--include-crds", "--set", "agent.interfaces={up0}"]);
         for setting in settings {
             helm.args(["--set", setting]);
         }
-        let rendered = cluster.tool(helm)?;
-        let kubectl = |arguments: &[&str]| {
-            let mut command = Command::new(tool("kubectl")?);
-            command.args(arguments);
-            cluster.tool(command)
-        };
+        let manifests = cluster.tool(helm)?;
+        let kubectl = |arguments: &[&str]| kubectl(&cluster, arguments);
         kubectl(&["create", "namespace", SYSTEM])?;
-        for (file, content) in [("chart.yaml", rendered.as_str()), ("configuration.yaml", CONFIGURATION)] {
+        for (file, content) in [("chart.yaml", manifests.as_str()), ("configuration.yaml", CONFIGURATION)] {
             fs::write(cluster.directory.path().join(file), content)?;
             kubectl(&["apply", "-f", file])?;
         }
-        let container = |kind: &str, part: &str| -> anyhow::Result<Rendered> {
-            let object = kubectl(&["get", kind, &format!("evenkeel-{part}"), "-n", SYSTEM, "-o", "json"])?;
-            let object: Value = serde_json::from_str(&object)?;
-            let spec = &object["spec"]["template"]["spec"];
-            let account = spec["serviceAccountName"].as_str().context("no service account")?;
-            let kubeconfig = cluster.directory.path().join(part);
-            fs::write(&kubeconfig, cluster.api.kubeconfig_for(User::service_account(SYSTEM, account)))?;
-            let container = &spec["containers"][0];
-            ensure!(container["securityContext"]["capabilities"]["drop"] == json!(["ALL"]), "{container:#}");
-            let capabilities = container["securityContext"]["capabilities"]["add"].clone();
-            Ok(Rendered {
-                arguments: serde_json::from_value(container["args"].clone())?,
-                capabilities: serde_json::from_value::<Option<_>>(capabilities)?.unwrap_or_default(),
-                kubeconfig,
-            })
-        };
-        let (controller, agent) = (container("deployment", "controller")?, container("daemonset", "agent")?);
+        let controller = rendered(&cluster, "deployment", "controller")?;
+        let agent = rendered(&cluster, "daemonset", "agent")?;
         cluster.rendered = Some(agent);
         let controller = cluster.run_beside_api(controller.command("node-0", "controller-0")?)?;
         for node in 0..cluster.nodes.len() {
@@ -158,6 +151,30 @@ impl Installed {
         let lines = self.controller.stderr();
         format!("controller:\n{}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"), self.cluster.said())
     }
+}
+
+fn kubectl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(tool("kubectl")?);
+    command.args(arguments);
+    cluster.tool(command)
+}
+
+/// What the pods of a workload run, and as whom.
+fn rendered(cluster: &Cluster, kind: &str, part: &str) -> anyhow::Result<Rendered> {
+    let object = kubectl(cluster, &["get", kind, &format!("evenkeel-{part}"), "-n", SYSTEM, "-o", "json"])?;
+    let object: Value = serde_json::from_str(&object)?;
+    let spec = &object["spec"]["template"]["spec"];
+    let account = spec["serviceAccountName"].as_str().context("no service account")?;
+    let kubeconfig = cluster.directory.path().join(part);
+    fs::write(&kubeconfig, cluster.api.kubeconfig_for(User::service_account(SYSTEM, account)))?;
+    let container = &spec["containers"][0];
+    ensure!(container["securityContext"]["capabilities"]["drop"] == json!(["ALL"]), "{container:#}");
+    let capabilities = container["securityContext"]["capabilities"]["add"].clone();
+    Ok(Rendered {
+        arguments: serde_json::from_value(container["args"].clone())?,
+        capabilities: serde_json::from_value::<Option<_>>(capabilities)?.unwrap_or_default(),
+        kubeconfig,
+    })
 }
 
 /// A service that has its addresses.
@@ -238,6 +255,158 @@ fn agents_have_the_capabilities_they_need(sandbox: &Sandbox) -> anyhow::Result<(
     installed.cluster.await_ready()?;
     client::get(&installed.cluster.client, vip)?;
     Ok(())
+}
+
+/// A service lives and dies, somebody claims its address, and everything is uninstalled by the chart's job: by then each account
+/// has done all that its roles permit, and was refused nothing. On the way: what agents tell of the service.
+fn what_is_granted_is_used(sandbox: &Sandbox) -> anyhow::Result<()> {
+    // Of a server that streams lists nothing else is asked.
+    let options = Options { streaming_lists: false, ..Options::default() };
+    let mut installed = Installed::start_with(sandbox, 2, &[], options)?;
+    let created = installed.create("shop")?;
+    let cluster = &installed.cluster;
+    let vip = created.addresses.iter().find_map(|vip| match vip {
+        IpAddr::V4(vip) => Some(*vip),
+        IpAddr::V6(_) => None,
+    });
+    let vip = vip.context("no IPv4 address")?;
+    let owner = cluster.await_owner(vip, |_| true)?;
+    let node = cluster.nodes[owner].name.clone();
+    let service = cluster.request("GET", "/api/v1/namespaces/default/services/shop", None)?;
+
+    let status = eventually("the owner tells what it announces", || {
+        let statuses = cluster.request("GET", STATUSES, None)?;
+        let status = &statuses["items"][0];
+        Ok((status["status"]["node"] == node.as_str()).then(|| status.clone()))
+    })?;
+    ensure!(
+        status["status"]["serviceName"] == "shop" && status["status"]["serviceNamespace"] == "default",
+        "{status:#}"
+    );
+    let labels = json!({ "metallb.io/node": node, "metallb.io/service-name": "shop",
+        "metallb.io/service-namespace": "default", "app.kubernetes.io/name": "evenkeel" });
+    ensure!(status["metadata"]["labels"] == labels, "{status:#}");
+    ensure!(status["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("l2-")), "{status:#}");
+    ensure!(status["metadata"]["ownerReferences"][0]["name"] == node.as_str(), "{status:#}");
+    eventually("an event tells who announces", || {
+        let events = cluster.request("GET", "/api/v1/namespaces/default/events", None)?;
+        let mut events = events["items"].as_array().into_iter().flatten();
+        let text = format!("announcing from node \"{node}\" with protocol \"layer2\"");
+        let told = events.any(|event| {
+            event["reason"] == "nodeAssigned"
+                && event["message"] == text.as_str()
+                && event["involvedObject"]["uid"] == service["metadata"]["uid"]
+        });
+        Ok(told.then_some(()))
+    })?;
+    ensure!(kubectl(cluster, &["get", "servicel2statuses", "-n", SYSTEM])?.contains("shop"));
+
+    // The record is read.
+    let socket = client::open(&cluster.client, ARP)?;
+    let index = cluster.client.enter(|| fs::read_to_string("/sys/class/net/eth0/ifindex"))??.trim().parse()?;
+    let claim = ArpFrame::announcement([2, 0, 0, 0, 0xeb, 0xee], vip, Operation::Request).to_bytes();
+    eventually("the claim is looked into", || {
+        client::send(&socket, index, &claim)?;
+        let requests = cluster.api.requests();
+        let read =
+            requests.keys().any(|used| used.resource == "leases" && used.verb == "get" && used.user.ends_with("agent"));
+        Ok(read.then_some(()))
+    })?;
+
+    until_silent(&installed, "shop", vip)?;
+    eventually("the status goes with the service", || {
+        let statuses = cluster.request("GET", STATUSES, None)?;
+        Ok((statuses["items"] == json!([])).then_some(()))
+    })?;
+    let forgotten = Instant::now() + RECORDS_KEPT + SOON;
+    while cluster.record(vip)?.is_some() {
+        ensure!(Instant::now() < forgotten, "the record of {vip} stays");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    installed.create("another")?;
+    uninstall(&mut installed)?;
+
+    let cluster = &installed.cluster;
+    let (granted, used) = (granted(cluster)?, used(cluster));
+    let refused: Vec<_> = cluster.api.refusals().into_keys().collect();
+    ensure!(refused.is_empty(), "refused: {refused:#?}");
+    let unused: Vec<_> = granted.difference(&used).collect();
+    ensure!(unused.is_empty(), "granted and never used: {unused:#?}");
+    Ok(())
+}
+
+/// What `helm uninstall` does, up to the deletion of what was installed: the job, and the pods that come of it.
+fn uninstall(installed: &mut Installed) -> anyhow::Result<()> {
+    const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
+    let job = rendered(&installed.cluster, "job", "detach")?;
+    let job = installed.cluster.run_beside_api(job.command("node-0", "detach")?)?;
+    let withdrawal = eventually("the agents' command is another", || {
+        let agents = rendered(&installed.cluster, "daemonset", "agent")?;
+        Ok((agents.arguments[0] == "uninstall").then_some(agents))
+    })?;
+    let mut pods = Vec::new();
+    for node in 0..installed.cluster.nodes.len() {
+        installed.cluster.stop_agent(node)?;
+        let node = &installed.cluster.nodes[node];
+        let pod = node.namespace.spawn(withdrawal.command(&node.name, "agent")?)?;
+        pod.wait_for_line(&format!("{}: VIPs withdrawn, programs detached, pins removed", node.name), SOON)?;
+        pods.push(pod);
+    }
+    // What Kubernetes' own controller would say.
+    let agents = installed.cluster.request("GET", AGENTS, None)?;
+    let all = pods.len();
+    let status = json!({ "status": { "observedGeneration": agents["metadata"]["generation"],
+        "desiredNumberScheduled": all, "currentNumberScheduled": all, "numberMisscheduled": 0, "numberReady": all,
+        "updatedNumberScheduled": all, "numberAvailable": all } });
+    installed.cluster.request("PATCH", &format!("{AGENTS}/status"), Some(&status))?;
+    let ended = job.wait(SOON)?;
+    ensure!(ended.success(), "{ended}: {:?}", job.stderr());
+    let leases = installed.cluster.request("GET", LEASES, None)?;
+    let left = leases["items"].as_array().into_iter().flatten().filter_map(|lease| lease["metadata"]["name"].as_str());
+    let left: Vec<&str> = left.collect();
+    ensure!(left == ["evenkeel-controller"], "{left:?}");
+    ensure!(installed.cluster.request("GET", STATUSES, None)?["items"] == json!([]));
+    Ok(())
+}
+
+/// An account, a verb, an API group and a resource.
+type Grant = (String, String, String, String);
+
+/// What the chart's roles permit.
+fn granted(cluster: &Cluster) -> anyhow::Result<BTreeSet<Grant>> {
+    let selector = "app.kubernetes.io/name=evenkeel";
+    let roles = kubectl(cluster, &["get", "clusterroles,roles", "-A", "-l", selector, "-o", "json"])?;
+    let roles: Value = serde_json::from_str(&roles)?;
+    let texts = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap_or_default() };
+    let mut granted = BTreeSet::new();
+    for role in roles["items"].as_array().into_iter().flatten() {
+        let account = role["metadata"]["name"].as_str().context("no name")?;
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    let of_verb = |verb| (account.to_owned(), verb, group.clone(), resource.clone());
+                    granted.extend(texts(&rule["verbs"]).into_iter().map(of_verb));
+                }
+            }
+        }
+    }
+    ensure!(granted.len() > 30, "{granted:#?}");
+    Ok(granted)
+}
+
+/// What the chart's accounts did.
+fn used(cluster: &Cluster) -> BTreeSet<Grant> {
+    let prefix = format!("system:serviceaccount:{SYSTEM}:");
+    let requests = cluster.api.requests().into_keys();
+    let used = requests.filter_map(|used| {
+        let account = used.user.strip_prefix(&prefix)?.to_owned();
+        let resource = match used.subresource.as_str() {
+            "" => used.resource.clone(),
+            subresource => format!("{}/{subresource}", used.resource),
+        };
+        Some((account, used.verb, used.group, resource))
+    });
+    used.collect()
 }
 
 /// Connects until there is an answer.

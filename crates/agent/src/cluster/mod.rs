@@ -2,6 +2,7 @@
 
 mod api;
 mod leases;
+mod statuses;
 mod wire;
 
 use std::{
@@ -22,10 +23,14 @@ use evenkeel_plan::{
 };
 use tokio::{sync::mpsc, time};
 
+/// The label selector of this program's `ServiceL2Status` objects.
+pub const STATUSES: &str = statuses::OURS;
 pub use self::leases::LABEL;
+pub(crate) use self::statuses::{Announced, Told};
 use self::{
     api::{Leases, News},
     leases::Change,
+    statuses::Statuses,
     wire::Wire,
 };
 
@@ -64,6 +69,7 @@ pub(crate) struct Cluster {
     leases: Leases,
     news: mpsc::UnboundedReceiver<News>,
     wire: Wire,
+    statuses: Statuses,
     /// Hardware addresses of this node's interfaces: what they say is no answer by somebody else.
     own: Vec<Mac>,
     due: Option<Instant>,
@@ -81,6 +87,7 @@ impl Cluster {
             leases,
             news,
             wire: Wire::open()?,
+            statuses: Statuses::start(config.client.clone(), &config.namespace, node),
             own: Vec::new(),
             due: None,
             elected_by: None,
@@ -220,6 +227,16 @@ impl Cluster {
         }
         self.due = self.core.next_due(now);
         resumed
+    }
+
+    /// Tells what this node announces.
+    pub(crate) fn tell(&self, told: Told) {
+        self.statuses.set(told);
+    }
+
+    /// Ends this node's part; what is to be told last may be written.
+    pub(crate) async fn end(self) {
+        self.statuses.end().await;
     }
 
     /// Whether the records are known, if perhaps not the newest.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::world::{IpFamilyPolicy, ObjectName, Service};
 use evenkeel_sources::kubernetes::Observation;
+pub use evenkeel_sources::kubernetes::events::Note;
 use serde_json::{Map, Value, json};
 
 /// The annotation that says which pool the addresses are from.
@@ -49,17 +50,6 @@ pub struct Condition {
     /// The named reason.
     pub reason: &'static str,
     /// The reason in words.
-    pub message: String,
-}
-
-/// An event, under the reasons MetalLB's users know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// Something is wrong, as opposed to something that merely happened.
-    pub warning: bool,
-    /// `IPAllocated` and the like.
-    pub reason: &'static str,
-    /// In words.
     pub message: String,
 }
 

@@ -137,12 +137,22 @@ pub(crate) async fn withdraw(client: &Client, agents: &Place, limit: Duration) -
     forget_owners(client, &agents.namespace).await
 }
 
-/// Delete the agents' Leases: no agent is left that they would tell anything.
+/// Delete what agents have said of themselves: none is left that it would be true of.
 async fn forget_owners(client: &Client, namespace: &str) -> anyhow::Result<()> {
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
-    let ours = ListParams::default().labels(evenkeel_agent::LEASE_LABEL);
-    let request = Request::new(path).delete_collection(&DeleteParams::default(), &ours)?;
-    client.request::<Value>(request).await.context("the agents' Leases are not deleted")?;
+    let all = [
+        ("coordination.k8s.io/v1", "leases", evenkeel_agent::LEASE_LABEL),
+        ("metallb.io/v1beta1", "servicel2statuses", evenkeel_agent::STATUS_LABELS),
+    ];
+    for (version, plural, labels) in all {
+        let path = format!("/apis/{version}/namespaces/{namespace}/{plural}");
+        let ours = ListParams::default().labels(labels);
+        let request = Request::new(path).delete_collection(&DeleteParams::default(), &ours)?;
+        match client.request::<Value>(request).await {
+            // The kind itself may be gone.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.with_context(|| format!("the agents' {plural} are not deleted"))?),
+        }
+    }
     Ok(())
 }
 

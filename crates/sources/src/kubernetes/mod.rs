@@ -8,6 +8,7 @@
 //! ```
 
 pub mod backoff;
+pub mod events;
 mod follow;
 mod gather;
 mod observe;

@@ -13,9 +13,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use crate::reconcile::Note;
-use crate::vitals::Vitals;
-
 /// How many events may wait.
 const QUEUE: usize = 1000;
 /// How many are posted in a second, in the long run.
@@ -24,63 +21,82 @@ const RATE: u32 = 50;
 const BURST: u32 = 500;
 /// How long one may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Who says so.
-const COMPONENT: &str = "evenkeel-controller";
 
 /// What an event is about.
 #[derive(Clone, Debug)]
-pub(crate) struct Subject {
-    pub(crate) version: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) name: ObjectName,
-    pub(crate) uid: String,
+pub struct Subject {
+    /// `apiVersion`.
+    pub version: &'static str,
+    /// `kind`.
+    pub kind: &'static str,
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `metadata.uid`, by which `kubectl describe` finds an object's events.
+    pub uid: String,
 }
+
+/// An event, under the reasons MetalLB's users know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Something is wrong, as opposed to something that merely happened.
+    pub warning: bool,
+    /// `IPAllocated` and the like.
+    pub reason: &'static str,
+    /// In words.
+    pub message: String,
+}
+
+/// Hears what becomes of events: `posted`, `failed` or `dropped`.
+type Told = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// Where events are handed in.
 #[derive(Clone)]
-pub(crate) struct Events {
+pub struct Events {
     queue: mpsc::Sender<(Subject, Note)>,
-    vitals: Arc<Vitals>,
+    told: Told,
 }
 
 impl Events {
-    /// Ends when the last copy is dropped and everything is posted.
-    pub(crate) fn new(client: Client, vitals: Arc<Vitals>) -> Self {
+    /// Events by `component`; `told` hears what becomes of each: `posted`, `failed` or `dropped`. Ends when the last copy is
+    /// dropped and everything is posted. Within a Tokio runtime.
+    pub fn new(client: Client, component: &'static str, told: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(post_all(client, waiting, Arc::clone(&vitals)));
-        Self { queue, vitals }
+        let told: Told = Arc::new(told);
+        tokio::spawn(post_all(client, component, waiting, Arc::clone(&told)));
+        Self { queue, told }
     }
 
-    pub(crate) fn tell(&self, subject: Subject, note: Note) {
+    /// Hands an event in.
+    pub fn tell(&self, subject: Subject, note: Note) {
         let Note { warning, reason, message } = &note;
         tracing::info!(kind = subject.kind, name = %subject.name, reason, warning, message, "event");
         if self.queue.try_send((subject, note)).is_err() {
-            self.vitals.metrics.told("dropped");
+            (self.told)("dropped");
         }
     }
 }
 
-async fn post_all(client: Client, mut waiting: mpsc::Receiver<(Subject, Note)>, vitals: Arc<Vitals>) {
+async fn post_all(client: Client, component: &'static str, mut waiting: mpsc::Receiver<(Subject, Note)>, told: Told) {
     let step = Duration::from_secs(1) / RATE;
     // When the bucket would be empty: it holds as many as lie between that and now.
     let mut empty = Instant::now();
     while let Some((subject, note)) = waiting.recv().await {
         empty = empty.max(Instant::now()) + step;
         tokio::time::sleep_until(empty.checked_sub(step * BURST).unwrap_or(empty)).await;
-        let request = post(&subject, &note);
+        let request = post(component, &subject, &note);
         let posted = timeout(PATIENCE, async { client.request::<Value>(request?).await }).await;
         match posted {
-            Ok(Ok(_)) => vitals.metrics.told("posted"),
+            Ok(Ok(_)) => told("posted"),
             Ok(Err(error)) => {
-                vitals.metrics.told("failed");
+                told("failed");
                 tracing::debug!(%error, name = %subject.name, "cannot post an event");
             }
-            Err(_) => vitals.metrics.told("failed"),
+            Err(_) => told("failed"),
         }
     }
 }
 
-fn post(subject: &Subject, note: &Note) -> Result<http::Request<Vec<u8>>, kube::Error> {
+fn post(component: &str, subject: &Subject, note: &Note) -> Result<http::Request<Vec<u8>>, kube::Error> {
     let ObjectName { namespace, name } = &subject.name;
     let now = Timestamp::now();
     let seconds = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -97,8 +113,8 @@ fn post(subject: &Subject, note: &Note) -> Result<http::Request<Vec<u8>>, kube::
         "count": 1,
         "firstTimestamp": seconds,
         "lastTimestamp": seconds,
-        "source": {"component": COMPONENT},
-        "reportingComponent": COMPONENT,
+        "source": {"component": component},
+        "reportingComponent": component,
     });
     let body = serde_json::to_vec(&event).map_err(kube::Error::SerdeError)?;
     Request::new(format!("/api/v1/namespaces/{namespace}/events"))
