@@ -92,7 +92,7 @@ rust
 case ${1:-} in
 demo) packages cc=gcc "${lab_packages[@]}" ;;
 test)
-  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables dig=bind9-dnsutils dnsmasq=dnsmasq-base \
+  packages cc=gcc "${lab_packages[@]}" tc=iproute2 curl=curl nft=nftables iptables=iptables setpriv=util-linux dig=bind9-dnsutils dnsmasq=dnsmasq-base \
     iperf3=iperf3 ping=iputils-ping tracepath=iputils-tracepath
   cargo_tool cargo-nextest
   kubernetes_tools

@@ -68,7 +68,7 @@ pub(crate) struct Node {
     pub(crate) agent: Option<Child>,
     pub(crate) admin: String,
     pub(crate) number: u8,
-    _pod: Namespace,
+    pub(crate) pod: Namespace,
     _server: Child,
 }
 
@@ -137,7 +137,8 @@ impl Cluster {
         management.bridge_port("br0", "api")?;
         api_namespace.address("eth0", "10.78.0.1/24".parse()?)?;
 
-        let runtime = Runtime::new()?;
+        // Its threads are where the API is: it may have to listen anew.
+        let runtime = api_namespace.enter(Runtime::new)??;
         let listen = API.parse()?;
         let api = api_namespace.enter(|| runtime.block_on(FakeApi::start(listen, options)))??;
         let mut cluster = Self {
@@ -214,7 +215,7 @@ impl Cluster {
             text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
         let admin = self.directory.path().join(format!("{name}.sock")).display().to_string();
         let mac = Mac::try_from(bytes.as_slice())?;
-        Ok(Node { name, namespace, mac, agent: None, admin, number, _pod: pod, _server: server })
+        Ok(Node { name, namespace, mac, agent: None, admin, number, pod, _server: server })
     }
 
     /// The administrator's.

@@ -5,6 +5,7 @@ mod attached;
 mod client;
 mod clients;
 mod cluster;
+mod coexistence;
 mod conformance;
 mod demo;
 mod discovery;
@@ -69,6 +70,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         announce::TESTS,
         ownership::TESTS,
         installed::TESTS,
+        coexistence::TESTS,
         discovery::TESTS,
         fan_out::TESTS,
         reload::TESTS,
