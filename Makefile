@@ -40,12 +40,13 @@ bench: ## Benchmarks of the data plane (12 minutes; needs the eBPF toolchain); B
 	@$(TARGET)/release/xtask bpf --harness >/dev/null
 	@scripts/privileged.sh $(TARGET)/release/xtask bench $(or $(BENCH),all)
 
-bench-cluster: ## How long services take from creation to a client's first answer, and until they are withdrawn: ROUNDS (30) of them; needs root
+bench-cluster: ## The chart's controller and agents in namespaces (a quarter of an hour; needs root): ROUNDS (30) services come and go, the API is away for OUTAGE (60) seconds twice, SERVICES (10000) at once
 	@scripts/setup.sh test
 	$(CARGO) build --release --locked
 	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
-	@EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) \
-	  scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::a_service_comes_and_goes
+	@for measure in a_service_comes an_outage many_services; do \
+	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) OUTAGE=$(or $(OUTAGE),60) SERVICES=$(or $(SERVICES),10000) \
+	    scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::$$measure || exit; done
 
 bench-plan: ## How long decisions take on large Worlds; needs no privilege
 	$(CARGO) bench --locked --package evenkeel-plan

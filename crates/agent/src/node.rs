@@ -112,6 +112,7 @@ pub async fn run(
                 break;
             }
             news = heard(&mut node.cluster) => node.hear(news),
+            () = sleep_until(node.follow_at) => node.follow_at_last(),
             changed = updates.changed(), if !ended => match changed {
                 Ok(()) => {
                     let update = updates.borrow_and_update().clone();
@@ -232,6 +233,10 @@ struct NodeAgent {
     config: Config,
     /// The node's part in a cluster, if it is in one.
     cluster: Option<Cluster>,
+    /// When the consequences of what was heard of the cluster are to be drawn, if there is anything.
+    follow_at: Option<Instant>,
+    /// Not before this.
+    rested: Instant,
     /// What the source said last.
     last: Option<Update>,
     data_path: DataPath,
@@ -298,6 +303,8 @@ impl NodeAgent {
         let cluster = config.cluster.as_ref().map(|cluster| Cluster::join(&config.node, cluster));
         Ok(Self {
             cluster: cluster.transpose().map_err(Error::PacketSocket)?,
+            follow_at: None,
+            rested: Instant::now(),
             last: None,
             claims: BTreeMap::new(),
             mode: data_path.mode(),
@@ -418,11 +425,20 @@ impl NodeAgent {
             // Whatever was cut off has heard nothing meanwhile.
             self.announcer.restart_all(now);
         }
+        self.follow_at = Some(self.rested);
+    }
+
+    /// Draws the consequences of what was heard. That takes the longer the more addresses there are, and where thousands are
+    /// taken there is news all the time: half of the time is left for hearing it.
+    fn follow_at_last(&mut self) {
+        let began = Instant::now();
         self.follow_cluster();
+        self.rested = Instant::now() + began.elapsed();
     }
 
     /// Does what the cluster asks of this node, and decides anew when owners or nodes have become others.
     fn follow_cluster(&mut self) {
+        self.follow_at = None;
         loop {
             let now = Instant::now();
             let Some(cluster) = &mut self.cluster else { return };
@@ -495,7 +511,7 @@ impl NodeAgent {
     }
 
     fn has_left(&self) -> bool {
-        self.cluster.as_ref().is_none_or(Cluster::has_left)
+        self.follow_at.is_none() && self.cluster.as_ref().is_none_or(Cluster::has_left)
     }
 
     /// Tells the cluster what this node's interfaces are.
@@ -760,6 +776,7 @@ impl NodeAgent {
         let obstacles = [
             (self.plan.is_none(), "what is to be carried is not known yet"),
             (self.cluster.as_ref().is_some_and(|cluster| !cluster.has_begun()), "who owns what is not known yet"),
+            (self.follow_at.is_some(), "what was heard of the cluster is not in force yet"),
             (self.behind, "not everything is carried"),
             (!self.missing.is_empty(), "an interface is missing"),
             (!self.announcer.all_announced(), "not everything is announced"),

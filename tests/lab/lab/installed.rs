@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("installed::a_service_comes_and_goes", a_service_comes_and_goes),
     ("installed::agents_have_the_capabilities_they_need_and_no_more", agents_have_the_capabilities_they_need),
     ("installed::an_outage_an_empty_relist_and_churn_lose_nothing", an_outage_an_empty_relist_and_churn),
+    ("installed::many_services_are_written_once_and_carried", many_services),
     ("installed::what_is_granted_is_used_and_nothing_else_is_asked_for", what_is_granted_is_used),
 ];
 
@@ -47,6 +48,10 @@ const ASK_INTERVAL: Duration = Duration::from_millis(5);
 /// Without an answer for so long it is not.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// How many services there are at once: more for a report.
+const SERVICES: &str = "SERVICES";
+/// How long the controller is watched at rest.
+const REST: Duration = Duration::from_secs(5);
 /// What a change may take from the watch to the maps.
 const CARRIED_BAR: Duration = Duration::from_millis(50);
 /// How long the API is away, in seconds: longer for a report.
@@ -375,6 +380,127 @@ impl Installed {
         });
         Times { times: after.map(|ms| Duration::from_secs_f64(ms / 1e3)).collect(), bar: Some(CARRIED_BAR) }
     }
+}
+
+/// Services that are there before controller and agents are: how long it takes until all have their addresses, until an agent
+/// carries all of them and until all are announced, what that takes in memory, and what is written.
+fn many_services(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let count = env::var(SERVICES).ok().map_or(Ok(100), |count| count.parse::<usize>().context(SERVICES))?;
+    let patience = SOON + Duration::from_millis(30) * u32::try_from(count)?;
+    let mut installed = Installed::start(sandbox, 3, &[])?;
+    // It gives its lease back.
+    installed.controller.terminate(SOON)?;
+    (0..3).try_for_each(|node| installed.cluster.kill_agent(node))?;
+    installed.cluster.ask(async |api| {
+        let pool = json!({ "spec": { "addresses": ["10.100.0.0-10.100.255.255"] } }).to_string().into_bytes();
+        let path = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools/lab";
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        api.request::<Value>(request.body(pool)?).await?;
+        for n in 0..count {
+            let service = json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": format!("s{n}") },
+                "spec": { "type": "LoadBalancer", "selector": { "app": "s" },
+                    "ports": [{ "name": "http", "port": PORT, "targetPort": 8080, "protocol": "TCP" }] } });
+            post(&api, "/api/v1/namespaces/default/services", &service).await?;
+            let endpoints: Vec<Value> = (0..5)
+                .map(|pod| {
+                    json!({ "addresses": [format!("10.8{}.{}.{}", pod % 3, 100 + n / 250, 1 + n % 250)],
+                        "nodeName": format!("node-{}", pod % 3), "conditions": { "ready": true } })
+                })
+                .collect();
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": { "name": format!("s{n}"), "labels": { "kubernetes.io/service-name": format!("s{n}") } },
+                "addressType": "IPv4", "endpoints": endpoints,
+                "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }] });
+            post(&api, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await?;
+        }
+        Ok(())
+    })?;
+
+    installed.cluster.api.forget_requests();
+    let controller = rendered(&installed.cluster, "deployment", "controller")?;
+    let began = Instant::now();
+    installed.controller = installed.cluster.run_beside_api(controller.command("node-0", "controller-1")?)?;
+    let wrote = |installed: &Installed, account: &str, resource: &str| -> u64 {
+        let requests = installed.cluster.api.requests();
+        let of = requests.iter().filter(|(used, _)| used.user.ends_with(account) && used.resource == resource);
+        of.filter(|(used, _)| matches!(used.verb.as_str(), "create" | "patch" | "update"))
+            .map(|(_, count)| *count)
+            .sum()
+    };
+    wait(patience, "all services have their addresses", || {
+        Ok(wrote(&installed, "evenkeel-controller", "services") >= u64::try_from(count)?)
+    })?;
+    let addressed = began.elapsed();
+    let controller_memory = memory(&installed.controller)?;
+
+    let began = Instant::now();
+    for node in 0..3 {
+        installed.cluster.run_agent(node)?;
+    }
+    let carries = |node: usize| -> anyhow::Result<bool> {
+        let Ok(status) = installed.cluster.status(node) else { return Ok(false) };
+        Ok(status["frontends"].as_array().is_some_and(|frontends| frontends.len() >= count))
+    };
+    wait(patience, "an agent carries all of them", || carries(0))?;
+    let carried = began.elapsed();
+    wait(patience, "all are announced", || {
+        let statuses = installed.cluster.request("GET", STATUSES, None)?;
+        Ok(statuses["items"].as_array().is_some_and(|statuses| statuses.len() >= count))
+    })?;
+    let announced = began.elapsed();
+    let agents = installed.cluster.nodes.iter().filter_map(|node| node.agent.as_ref());
+    let agents = agents.map(memory).collect::<anyhow::Result<Vec<_>>>()?;
+
+    // Nothing is written twice, and at rest nothing is.
+    let services = wrote(&installed, "evenkeel-controller", "services");
+    ensure!(services == u64::try_from(count)?, "{services} writes for {count} services");
+    ensure!(installed.cluster.api.refusals().is_empty());
+    let busy = cpu_time(&installed.controller)?;
+    let rest = Instant::now();
+    eventually("time passes", || Ok((rest.elapsed() > REST).then_some(())))?;
+    let busy = cpu_time(&installed.controller)?.saturating_sub(busy);
+    let records = wrote(&installed, "evenkeel-agent", "leases");
+    println!(
+        "{count} services with {} endpoints: all addressed after {:.1} s by {services} writes; an agent of three carries all after \
+         {:.1} s, all announced and told after {:.1} s, {records} writes of leases; RSS of the controller {} MiB, of the agents \
+         {agents:?} MiB; controller's CPU in {} s at rest {:.0} ms",
+        5 * count,
+        addressed.as_secs_f64(),
+        carried.as_secs_f64(),
+        announced.as_secs_f64(),
+        controller_memory,
+        REST.as_secs(),
+        busy.as_secs_f64() * 1e3,
+    );
+    Ok(())
+}
+
+/// Waits for what may take long.
+fn wait(patience: Duration, what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let until = Instant::now() + patience;
+    while !so()? {
+        ensure!(Instant::now() < until, "not within {patience:?}: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// The resident memory of a process, in MiB.
+fn memory(process: &Child) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    Ok(kib.context("no VmRSS")?.parse::<u64>()? >> 10)
+}
+
+/// The processor time of a process, in ticks of a hundredth of a second (proc_pid_stat(5)).
+fn cpu_time(process: &Child) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 /// A service lives and dies, somebody claims its address, and everything is uninstalled by the chart's job: by then each account

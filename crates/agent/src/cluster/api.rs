@@ -10,7 +10,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams},
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
     time::{sleep, timeout},
 };
 
@@ -18,6 +18,8 @@ use super::leases::{self, Change, Subject};
 
 /// How long the API may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many addresses' records are written at the same time: a node may get thousands at once.
+const CONCURRENCY: usize = 16;
 /// How long a watch lasts before it is begun again, in seconds. An API server allows 295 at most.
 const WATCH_SECONDS: u32 = 240;
 /// Between attempts to reach the API, the first and the longest.
@@ -32,6 +34,8 @@ pub(crate) type News = Vec<Input>;
 pub(crate) struct Leases {
     api: Api<Lease>,
     news: mpsc::UnboundedSender<News>,
+    /// Of addresses as many are written at the same time.
+    slots: Arc<Semaphore>,
     /// The connection that a watch hangs on may be dead.
     doubted: Arc<Notify>,
 }
@@ -40,7 +44,8 @@ impl Leases {
     /// Follows the leases; what is heard comes out of the receiver.
     pub(crate) fn follow(client: Client, namespace: &str) -> (Self, mpsc::UnboundedReceiver<News>) {
         let (news, receiver) = mpsc::unbounded_channel();
-        let leases = Self { api: Api::namespaced(client, namespace), news, doubted: Arc::default() };
+        let slots = Arc::new(Semaphore::new(CONCURRENCY));
+        let leases = Self { api: Api::namespaced(client, namespace), news, slots, doubted: Arc::default() };
         tokio::spawn(leases.clone().run());
         (leases, receiver)
     }
@@ -143,6 +148,7 @@ impl Leases {
     pub(crate) fn change(&self, change: Change, outcome: impl FnOnce(Written) -> Input + Send + 'static) {
         let leases = self.clone();
         tokio::spawn(async move {
+            let _slot = leases.slot(change.is_urgent()).await;
             let body = change.body();
             let written = if change.creates() {
                 match serde_json::from_value(body) {
@@ -169,6 +175,12 @@ impl Leases {
         });
     }
 
+    /// Waits for its turn to write, unless it is urgent.
+    async fn slot(&self, urgent: bool) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes it.
+        if urgent { None } else { self.slots.acquire().await.ok() }
+    }
+
     /// The API cannot be reached: then the watch hears nothing either, even if it does not know yet.
     fn doubt(&self, lease: &str, error: &str, outcome: impl FnOnce(Written) -> Input) -> News {
         tracing::warn!(lease, error, "not written: the API is not reached");
@@ -182,6 +194,7 @@ impl Leases {
         let preconditions = Preconditions { resource_version: Some(version.0.to_string()), uid: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         tokio::spawn(async move {
+            let _slot = leases.slot(false).await;
             let deleted = timeout(PATIENCE, leases.api.delete(&leases::name_of_vip(address), &params)).await;
             let written = match deleted {
                 Ok(Ok(_)) => Written::Done,

@@ -134,6 +134,11 @@ impl Change {
         Self { name: name_of_agent(node), over, kind: OF_AGENT, annotations, spec: json!({}) }
     }
 
+    /// Whether it cannot wait: others go by the lease of an agent.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.kind == OF_AGENT
+    }
+
     /// Whether the object is to be made.
     pub(crate) fn creates(&self) -> bool {
         self.over.is_none()

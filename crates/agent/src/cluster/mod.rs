@@ -120,7 +120,11 @@ impl Cluster {
                     Vec::new()
                 }
             },
-            () = sleep => Vec::new(),
+            () = sleep => {
+                // Until the next time something is done.
+                self.due = None;
+                Vec::new()
+            }
         }
     }
 
