@@ -176,6 +176,7 @@ impl Desired {
         let spec = FrontendSpec {
             key,
             per_packet: frontend.per_packet,
+            closed: false,
             source_affinity: matches!(frontend.affinity, Affinity::ClientIp { .. }),
             direct: frontend.forwarding.unwrap_or(node.forwarding) == Forwarding::Direct,
             rewrite_source: frontend.rewrite_source && !frontend.per_packet,

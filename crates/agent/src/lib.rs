@@ -13,6 +13,7 @@
 mod announce;
 mod cluster;
 pub mod desired;
+pub mod drain;
 mod groups;
 pub mod health;
 pub mod health_ports;
@@ -66,6 +67,8 @@ pub struct Config {
     pub flows: Option<u32>,
     /// Bring connections that a backend refuses or does not answer to another one.
     pub rescue: bool,
+    /// How it stops taking new connections when asked to.
+    pub drain: drain::Terms,
     /// Seeds the flow hash when no pinned one exists.
     pub hash_seed: u64,
     /// Answer at services' `spec.healthCheckNodePort`, which kube-proxy does where there is one.
@@ -95,6 +98,9 @@ pub enum Error {
     /// The data plane could not be opened or removed.
     #[error(transparent)]
     DataPath(#[from] evenkeel_loader::Error),
+    /// The file that asks for a drain is there at the start.
+    #[error("{}: this node is drained; remove the file to have it serve again", .0.display())]
+    Drained(PathBuf),
     /// The admin socket could not be served.
     #[error("admin socket {0}")]
     Admin(#[from] evenkeel_process::admin::Error),

@@ -36,6 +36,7 @@ use crate::{
     announce::Sender,
     cluster::{Cluster, Told},
     desired::{self, Desired, NotCarried},
+    drain::Phase,
     groups::{self, Groups},
     health::Checker,
     health_ports::HealthPorts,
@@ -53,6 +54,8 @@ const REAP_INTERVAL: Duration = Duration::from_secs(10);
 const CLAIMS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long others may take to take over what this node gives away at its end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the file that asks for a drain is looked for.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 /// How often flows are looked at for backends that fail their clients, where a service asks for that.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,9 @@ pub async fn run(
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let mut next_hops = NextHops::listen().map_err(Error::NextHops)?;
+    if config.drain.file.exists() {
+        return Err(Error::Drained(config.drain.file));
+    }
     let mut node = NodeAgent::open(config)?;
     let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(8);
     let admin = bind(&node.config.admin_socket).await?;
@@ -96,12 +102,16 @@ pub async fn run(
     let mut reap = every(REAP_INTERVAL);
     let mut observe = every(OBSERVE_INTERVAL);
     let mut claims = every(CLAIMS_INTERVAL);
+    let mut drain = every(DRAIN_INTERVAL);
     let mut leaves_until = None;
     node.attend();
     loop {
         let next_announcement = node.announcer.next_due();
         tokio::select! {
-            () = shutdown.cancelled(), if leaves_until.is_none() => {
+            () = shutdown.cancelled(), if leaves_until.is_none() && !node.drain.has_begun() => {
+                if node.drains() {
+                    continue;
+                }
                 if !node.leave() {
                     break;
                 }
@@ -110,6 +120,15 @@ pub async fn run(
             () = sleep_until(leaves_until) => {
                 tracing::warn!("not everything was taken over: the data path goes on answering for the rest");
                 break;
+            }
+            _ = drain.tick(), if leaves_until.is_none() => {
+                if node.drains() {
+                    vitals.refresh(&node.ready(), || node.metrics());
+                }
+                if !node.drain_on() {
+                    shutdown.cancel();
+                    break;
+                }
             }
             news = heard(&mut node.cluster) => node.hear(news),
             () = sleep_until(node.follow_at) => node.follow_at_last(),
@@ -233,6 +252,10 @@ struct NodeAgent {
     config: Config,
     /// The node's part in a cluster, if it is in one.
     cluster: Option<Cluster>,
+    /// How far it has stopped to take new connections.
+    drain: Phase,
+    /// The VIPs that refuse them.
+    closed: BTreeSet<IpAddr>,
     /// When the consequences of what was heard of the cluster are to be drawn, if there is anything.
     follow_at: Option<Instant>,
     /// Not before this.
@@ -303,6 +326,8 @@ impl NodeAgent {
         let cluster = config.cluster.as_ref().map(|cluster| Cluster::join(&config.node, cluster));
         Ok(Self {
             cluster: cluster.transpose().map_err(Error::PacketSocket)?,
+            drain: Phase::default(),
+            closed: BTreeSet::new(),
             follow_at: None,
             rested: Instant::now(),
             last: None,
@@ -467,7 +492,8 @@ impl NodeAgent {
     /// Lets the data path answer for VIPs until the next time, and somewhat longer.
     fn attend(&mut self) {
         let cluster = self.config.cluster.as_ref();
-        self.data_path.attend(cluster.and_then(|cluster| cluster.unattended_limit), cluster.is_some());
+        let limit = cluster.and_then(|cluster| cluster.unattended_limit);
+        self.data_path.attend(limit, cluster.is_some(), self.drain.is_closing());
     }
 
     /// Finds out which VIPs the data path has stopped answering for because others claim them.
@@ -502,12 +528,55 @@ impl NodeAgent {
 
     /// Begins to give everything away; `false`: there is nobody to give it to, or no wish to.
     fn leave(&mut self) -> bool {
-        let releases = self.config.cluster.as_ref().is_some_and(|cluster| cluster.release);
+        let releases =
+            self.config.cluster.as_ref().is_some_and(|cluster| cluster.release) || self.config.drain.file.exists();
         let Some(cluster) = self.cluster.as_mut().filter(|cluster| releases && cluster.is_live()) else { return false };
         tracing::info!("giving everything away");
         cluster.handle(Input::Leave, Instant::now());
         self.follow_cluster();
         true
+    }
+
+    /// Whether somebody has asked for a drain; at first it is begun.
+    fn drains(&mut self) -> bool {
+        if !self.drain.has_begun() && self.config.drain.file.exists() {
+            tracing::info!(file = %self.config.drain.file.display(), "draining: not ready any more");
+            let gives_away = self.leave();
+            let time = if gives_away { RELEASE_TIMEOUT } else { Duration::ZERO };
+            self.drain = Phase::HandingOver { until: Instant::now() + time };
+        }
+        self.drain.has_begun()
+    }
+
+    /// Goes on with a drain; `false`: it is over.
+    fn drain_on(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.drain.until().is_some_and(|until| until <= now);
+        match self.drain {
+            Phase::HandingOver { .. } if is_due || (self.cluster.is_some() && self.has_left()) => {
+                let timeout = self.config.drain.shutdown_timeout;
+                // What others have taken over goes on here for those who still send it here.
+                self.closed = match (&self.cluster, &self.plan) {
+                    (Some(_), _) => self.answered.clone(),
+                    (None, Some(plan)) => plan.frontends.values().map(|frontend| frontend.address).collect(),
+                    (None, None) => BTreeSet::new(),
+                };
+                self.drain = Phase::Closing { until: now + timeout };
+                tracing::info!(
+                    seconds = timeout.as_secs(),
+                    vips = self.closed.len(),
+                    "withdrawn: new connections are reset"
+                );
+                self.attend();
+                self.carry();
+                true
+            }
+            Phase::Closing { .. } if is_due => {
+                tracing::info!("drained");
+                false
+            }
+            _ => true,
+        }
     }
 
     fn has_left(&self) -> bool {
@@ -588,7 +657,10 @@ impl NodeAgent {
         let Some(plan) = &self.plan else { return };
         let mut obstacles = Vec::new();
         let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
-        let (frontends, not_carried) = self.desired.frontends(plan, node, self.config.defaults);
+        let (mut frontends, not_carried) = self.desired.frontends(plan, node, self.config.defaults);
+        for frontend in &mut frontends {
+            frontend.closed = self.closed.contains(&frontend.key.address.ip());
+        }
         for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
             obstacles.push(format!(
                 "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"
@@ -688,7 +760,8 @@ impl NodeAgent {
         // Nobody is to be attracted to what is only counted, nor to who is handing an address over.
         let counts_only = self.data_path.mode() == Mode::Observe;
         let owns = |address| self.cluster.as_ref().is_none_or(|cluster| cluster.owns(address));
-        due.retain(|due| !counts_only && owns(due.address));
+        let is_leaving = self.drain.is_closing();
+        due.retain(|due| !counts_only && !is_leaving && owns(due.address));
         self.announcer.set(due, now);
         self.announce();
         if let (Some(cluster), Some(plan)) = (&self.cluster, &self.plan) {
@@ -774,6 +847,7 @@ impl NodeAgent {
     /// Whether every VIP this node should carry is carried and announced; if not, why.
     fn ready(&self) -> Result<(), String> {
         let obstacles = [
+            (self.drain.has_begun(), "draining"),
             (self.plan.is_none(), "what is to be carried is not known yet"),
             (self.cluster.as_ref().is_some_and(|cluster| !cluster.has_begun()), "who owns what is not known yet"),
             (self.follow_at.is_some(), "what was heard of the cluster is not in force yet"),

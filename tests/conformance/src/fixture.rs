@@ -19,6 +19,7 @@
 //! | `no service VIP:PORT/PROTOCOL` | carries it no longer |
 //! | `vip NAME owned\|carried\|elsewhere\|gone` | answers for the VIP, or does not, or on another interface, or does not know it |
 //! | `mode active\|observe\|bypass` | the data plane's mode |
+//! | `withdraws` | answers only those who know where a VIP is |
 //! | `yields` | stops answering for a VIP that another host claims, as in a cluster |
 //! | `settle NAME` | answers for the VIP again, whoever claims it |
 //! | `unattended` | as if no agent had attended to the data plane for longer than it may |
@@ -119,6 +120,8 @@ pub enum Action {
     Mode(Mode),
     /// Claims by others are yielded to from now on.
     Yields,
+    /// Only those are answered from now on who know where a VIP is.
+    Withdraws,
     /// A claim to a VIP is settled.
     Settle(String),
     /// Nobody has attended to the data plane for longer than it may be.
@@ -343,6 +346,7 @@ impl<'a> Reader<'a> {
             }
             "mode" => Action::Mode(mode(rest)?),
             "yields" if rest.is_empty() => Action::Yields,
+            "withdraws" if rest.is_empty() => Action::Withdraws,
             "settle" => Action::Settle(rest.to_owned()),
             "unattended" if rest.is_empty() => Action::Unattended,
             "age" => Action::Age(rest.parse().context("`age SECONDS`")?),

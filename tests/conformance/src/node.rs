@@ -185,7 +185,7 @@ impl Node {
         forget_flows()?;
         let data_path = self.data_path()?;
         data_path.set_mode(evenkeel_loader::Mode::Active);
-        data_path.attend(None, false);
+        data_path.attend(None, false, false);
         for (vip, _) in data_path.claims()? {
             data_path.settle_claim(vip);
         }
@@ -233,7 +233,11 @@ impl Node {
                 Ok(())
             }
             Action::Yields => {
-                self.data_path()?.attend(None, true);
+                self.data_path()?.attend(None, true, false);
+                Ok(())
+            }
+            Action::Withdraws => {
+                self.data_path()?.attend(None, false, true);
                 Ok(())
             }
             Action::Settle(name) => {
@@ -387,12 +391,13 @@ impl Node {
     }
 }
 
-/// An option of a service: `affinity`, `per-packet`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
+/// An option of a service: `affinity`, `closed`, `per-packet`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
 fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = option.split_whitespace().collect();
     let number = |word: &str| word.parse::<NonZeroU32>().with_context(|| format!("`{word}` in `{option}`"));
     match words[..] {
         ["affinity"] => spec.source_affinity = true,
+        ["closed"] => spec.closed = true,
         ["per-packet"] => spec.per_packet = true,
         ["rewrite-source"] => spec.rewrite_source = true,
         ["elsewhere"] => spec.backends.iter_mut().for_each(|backend| backend.elsewhere = true),

@@ -9,6 +9,7 @@ mod coexistence;
 mod conformance;
 mod demo;
 mod discovery;
+mod drain;
 mod fan_out;
 mod frames;
 mod health;
@@ -72,6 +73,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         installed::TESTS,
         coexistence::TESTS,
         discovery::TESTS,
+        drain::TESTS,
         fan_out::TESTS,
         reload::TESTS,
         rescue::TESTS,

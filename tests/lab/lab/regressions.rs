@@ -189,6 +189,10 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
         defaults: evenkeel_agent::desired::Defaults { forwarding: Forwarding::Direct, masquerade: false },
         flows: None,
         rescue: true,
+        drain: evenkeel_agent::drain::Terms {
+            file: directory.path().join("drain"),
+            shutdown_timeout: std::time::Duration::ZERO,
+        },
         hash_seed: 7,
         health_check_node_ports: false,
         cluster: None,

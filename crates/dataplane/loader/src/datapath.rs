@@ -464,6 +464,7 @@ impl DataPath {
             (Frontend::LIMITED, spec.limits.is_some()),
             (Frontend::REWRITE_SOURCE, spec.rewrite_source),
             (Frontend::PER_PACKET, spec.per_packet),
+            (Frontend::CLOSED, spec.closed),
         ] {
             flags |= if is_set { bit } else { 0 };
         }
@@ -619,11 +620,12 @@ impl DataPath {
     }
 
     /// Answers for VIPs for so long from now on, until this is called again; `None`: for good. With `yields` the programs stop
-    /// answering for a VIP that another host claims, until [`Self::settle_claim`].
-    pub fn attend(&mut self, limit: Option<Duration>, yields: bool) {
+    /// answering for a VIP that another host claims, until [`Self::settle_claim`]; `withdrawn`, they answer only those who know
+    /// already where it is, and make sure.
+    pub fn attend(&mut self, limit: Option<Duration>, yields: bool, withdrawn: bool) {
         let limit = limit.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
         let until = limit.map_or(0, |limit| monotonic_ns().saturating_add(limit));
-        self.attendance.write(0, Attendance { until, yields: yields.into(), pad: 0 });
+        self.attendance.write(0, Attendance { until, yields: yields.into(), withdrawn: withdrawn.into() });
     }
 
     /// The VIPs that other hosts claim and that are not answered for therefore, each with the hardware address of who does.

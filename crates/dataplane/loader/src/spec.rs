@@ -72,6 +72,8 @@ pub struct FrontendSpec {
     pub rewrite_source: bool,
     /// Each packet goes to the next backend of the table, and nothing is remembered of it.
     pub per_packet: bool,
+    /// New flows are refused by RST or ICMP error; those that exist go on.
+    pub closed: bool,
     /// Who may connect; none: everybody.
     pub source_ranges: Vec<IpNet>,
     /// How much it may take.
@@ -92,6 +94,7 @@ impl FrontendSpec {
             direct: false,
             rewrite_source: false,
             per_packet: false,
+            closed: false,
             source_ranges: Vec::new(),
             limits: None,
             backends: Vec::new(),

@@ -202,6 +202,8 @@ impl Frontend {
     pub const REWRITE_SOURCE: u32 = 8;
     /// Each packet goes to the next backend of the table, and nothing is remembered of it.
     pub const PER_PACKET: u32 = 16;
+    /// New flows are refused as if the port had no frontend; those that exist go on.
+    pub const CLOSED: u32 = 32;
 }
 
 /// Value of the VIPs map, keyed by address.
@@ -231,8 +233,8 @@ pub struct Attendance {
     pub until: u64,
     /// Not zero: they stop answering for a VIP that another host claims.
     pub yields: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Not zero: only those are answered that know where a VIP is, and ask there to make sure; nobody is told who asks all.
+    pub withdrawn: u32,
 }
 
 /// State of a backend slot.

@@ -139,6 +139,8 @@ outcomes! {
     PassYielded = "pass_yielded" => Pass,
     /// ARP request or neighbour solicitation for an owned VIP, not answered because no agent has attended to it for too long.
     PassUnattended = "pass_unattended" => Pass,
+    /// ARP request or neighbour solicitation to all for an owned VIP, not answered because this node is withdrawing.
+    PassWithdrawn = "pass_withdrawn" => Pass,
     /// A backend's refusal (RST) turned into the client's SYN again, and that sent to another backend; with `stack`, handed to
     /// the kernel as if it had just arrived.
     RescuedSyn = "rescued_syn" => Redirect,

@@ -54,7 +54,7 @@ pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
     if arp.operation != REQUEST || arp.sender_ip == vip || !maps::is_owned_on(&Address::v4(vip), interface) {
         return Outcome::PassArp;
     }
-    if let Some(reason) = maps::unanswered(&Address::v4(vip)) {
+    if let Some(reason) = maps::unanswered(&Address::v4(vip), arp.ethernet_destination[0] & 1 != 0) {
         return reason;
     }
     // Whoever only observes must not attract what it then does not serve.

@@ -401,6 +401,9 @@ fn admit(work: &mut Work, now: u32) -> Result<(), Outcome> {
         return Err(Outcome::DropSource);
     }
     let Frontend { flags, number, limit, .. } = *frontend;
+    if flags & Frontend::CLOSED != 0 {
+        return Err(maps::refuse(number, Outcome::RefusedReset));
+    }
     if flags & Frontend::SOURCE_RANGES != 0 && !limits::is_in_range(number, &source) {
         return Err(maps::refuse(number, Outcome::DropSourceRange));
     }

@@ -201,10 +201,13 @@ pub fn claim(vip: &Address, mac: [u8; 6]) {
     }
 }
 
-/// Why an owned VIP is not answered for at present, if so.
+/// Why a question for an owned VIP, asked of all or of this host alone, is not answered at present, if so.
 #[inline(always)]
-pub fn unanswered(vip: &Address) -> Option<Outcome> {
-    let until = ATTENDANCE.get(0).map_or(0, |attendance| attendance.until);
+pub fn unanswered(vip: &Address, asks_all: bool) -> Option<Outcome> {
+    let (until, withdrawn) = ATTENDANCE.get(0).map_or((0, 0), |attendance| (attendance.until, attendance.withdrawn));
+    if asks_all && withdrawn != 0 {
+        return Some(Outcome::PassWithdrawn);
+    }
     // SAFETY: a helper without arguments; entries of the map are only looked for.
     unsafe {
         if until != 0 && bpf_ktime_get_ns() > until {

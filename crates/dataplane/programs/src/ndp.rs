@@ -128,7 +128,10 @@ pub fn answer<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, mode:
     if !is_valid {
         return Outcome::PassNotVip;
     }
-    if let Some(reason) = maps::unanswered(&target) {
+    let Some(receiver) = pointer::<u8>(frame, 0) else { return Outcome::PassNotVip };
+    // SAFETY: `pointer` has checked the bounds.
+    let asks_all = unsafe { *receiver } & 1 != 0;
+    if let Some(reason) = maps::unanswered(&target, asks_all) {
         return reason;
     }
     if mode == mode::OBSERVE {

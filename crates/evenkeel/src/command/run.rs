@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use evenkeel_agent::{Config, desired::Defaults};
+use evenkeel_agent::{Config, desired::Defaults, drain::Terms};
 use evenkeel_loader::{Hook, HookChoice, OBJECT_COMPILER};
 use evenkeel_plan::world::Forwarding;
 use evenkeel_process::{logging, shutdown};
@@ -91,6 +91,13 @@ pub(crate) struct DataPathArgs {
     /// Where /healthz, /readyz and /metrics are served [default: run: nowhere; agent: port 7473 of every address]
     #[arg(long, env = "EVENKEEL_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+    /// Stop taking new connections, and end, when this file appears, as `evenkeel drain` makes it [default: the admin socket's
+    /// path with .drain in place of .sock]
+    #[arg(long, env = "EVENKEEL_DRAIN_FILE", value_name = "FILE")]
+    drain_file: Option<PathBuf>,
+    /// How long new connections are then reset before the agent ends: longer than clients keep what DNS told them
+    #[arg(long, env = "EVENKEEL_SHUTDOWN_TIMEOUT", default_value = "60s", value_name = "TIME")]
+    shutdown_timeout: humantime::Duration,
     /// On SIGTERM withdraw, detach and remove everything, instead of leaving the data path up
     #[arg(long, env = "EVENKEEL_DETACH")]
     detach: bool,
@@ -145,6 +152,11 @@ impl NodeName {
 impl NodeArgs {
     pub(crate) fn name(&self) -> anyhow::Result<String> {
         self.node.get()
+    }
+
+    /// Where an agent looks for the file that asks for a drain.
+    pub(crate) fn drain_file(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.socket()?.with_extension("drain"))
     }
 
     pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
@@ -278,6 +290,13 @@ impl DataPathArgs {
             defaults,
             flows: self.flows,
             rescue: self.rescue == Switch::On,
+            drain: Terms {
+                file: match &self.drain_file {
+                    Some(file) => file.clone(),
+                    None => node.drain_file()?,
+                },
+                shutdown_timeout: *self.shutdown_timeout,
+            },
             hash_seed: random()?,
             health_check_node_ports: false,
             cluster: None,

@@ -1,0 +1,89 @@
+//! A node that stops taking new connections before its agent ends.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    process::Command,
+};
+
+use anyhow::{Context as _, ensure};
+use evenkeel_lab::Sandbox;
+use rustix::process::Signal;
+
+use crate::{
+    Test,
+    client::{Exchange, Session, echo_all, is_answered},
+    world::{NODE, SOON, Setup, TCP, UDP, VIP, VIP6, World, eventually, vip, vip6},
+};
+
+pub(crate) const TESTS: &[Test] =
+    &[("drain::a_file_asks_for_it", by_file), ("drain::the_command_waits_for_the_end", by_command)];
+
+fn start(sandbox: &Sandbox) -> anyhow::Result<World> {
+    let mut world = World::build(sandbox, &Setup { backends: 3, ..Setup::default() })?;
+    world.balancer.arguments.extend(["--shutdown-timeout", "3s"].map(str::to_owned));
+    Ok(world)
+}
+
+/// Whether a new connection is refused, rather than taken or left without an answer.
+fn is_refused(world: &World, target: impl Into<SocketAddr>) -> anyhow::Result<bool> {
+    let target = target.into();
+    match world.lab.client.enter(|| TcpStream::connect_timeout(&target, SOON))? {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) => Err(error).context("a connection"),
+    }
+}
+
+fn by_file(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = start(sandbox)?;
+    let agent = world.run()?;
+    let client = &world.lab.client;
+    let mut sessions = Session::open_many(client, vip(TCP), 6)?;
+    sessions.extend(Session::open_many(client, vip6(TCP), 6)?);
+    let exchange = Exchange::open(client, vip(UDP))?;
+    let server = exchange.ask()?;
+    let file = world.balancer.admin.with_extension("drain");
+    fs::write(&file, "")?;
+    world.await_status("it is not ready", |status| status["ready"] == false)?;
+    // SIGTERM comes with the end of a pod, and hurries nobody.
+    agent.signal(Signal::TERM)?;
+    eventually("new connections are refused", || {
+        Ok((is_refused(&world, vip(TCP))? && is_refused(&world, vip6(TCP))?).then_some(()))
+    })?;
+    let new = Exchange::open(client, vip(UDP))?;
+    ensure!(new.ask().is_err(), "a new session was taken");
+    echo_all(&mut sessions)?;
+    ensure!(exchange.ask()? == server, "a session has moved");
+    ensure!(agent.wait(SOON)?.success(), "{}", agent.stderr().join("\n"));
+
+    // What is established stays with the kernel; nobody else is attracted, and nobody new is taken.
+    echo_all(&mut sessions)?;
+    ensure!(is_refused(&world, vip(TCP))?, "a new connection was taken");
+    ensure!(!is_answered(client, VIP)? && !is_answered(client, VIP6)?, "the VIPs are answered for");
+
+    let refused = world.lab.node.spawn(world.balancer.command())?;
+    ensure!(!refused.wait(SOON)?.success(), "it started although it is drained");
+    ensure!(refused.stderr().join("\n").contains("remove the file"), "{}", refused.stderr().join("\n"));
+    fs::remove_file(&file)?;
+    let _agent = world.run()?;
+    ensure!(is_answered(client, VIP)? && is_answered(client, VIP6)?, "the VIPs are not answered for");
+    ensure!(!is_refused(&world, vip(TCP))?, "a new connection was refused");
+    echo_all(&mut sessions)
+}
+
+fn by_command(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = start(sandbox)?;
+    let admin = format!("unix:{}", world.balancer.admin.display());
+    let mut drain = Command::new(&world.balancer.program);
+    drain.arg("drain").args(NODE).args(["--admin", &admin]);
+    let nobody = world.lab.node.spawn(drain)?;
+    ensure!(!nobody.wait(SOON)?.success(), "nobody was there to be drained");
+    let agent = world.run()?;
+    let mut sessions = Session::open_many(&world.lab.client, vip(TCP), 6)?;
+    let ended = world.evenkeel(&["drain", NODE[0], NODE[1], "--admin", &admin])?;
+    ensure!(ended.status.success() && ended.stdout.contains("drained after"), "{}{}", ended.stdout, ended.stderr);
+    ensure!(agent.wait(SOON)?.success(), "{}", agent.stderr().join("\n"));
+    echo_all(&mut sessions)
+}
