@@ -200,8 +200,9 @@ impl Electorate {
         let attended = |n: &usize| self.nodes.get(*n).is_some_and(|node| node.attended);
         let first = || able.iter().copied().filter(attended).min_by_key(|n| self.rank(*n, &covers, anchor));
         let elected = present.or_else(first);
-        let best = able.iter().copied().min_by_key(|n| self.rank(*n, &covers, anchor));
-        let awaited = best.filter(|best| owner.is_none() && !attended(best));
+        // Ranking costs: where there is an owner it makes no difference.
+        let best = || able.iter().copied().min_by_key(|n| self.rank(*n, &covers, anchor));
+        let awaited = owner.is_none().then(best).flatten().filter(|best| !attended(best));
         let losers = able.iter().filter(|n| Some(**n) != elected).filter_map(|n| Some((n, name(n)?)));
         excluded.extend(losers.map(|(n, node)| {
             let reason = if attended(n) { ExclusionReason::NotElected } else { ExclusionReason::NoAgent };
