@@ -399,7 +399,7 @@ fn many_services(sandbox: &Sandbox) -> anyhow::Result<()> {
         for n in 0..count {
             let service = json!({
                 "apiVersion": "v1", "kind": "Service", "metadata": { "name": format!("s{n}") },
-                "spec": { "type": "LoadBalancer", "selector": { "app": "s" },
+                "spec": { "type": "LoadBalancer", "selector": { "app": "s" }, "allocateLoadBalancerNodePorts": false,
                     "ports": [{ "name": "http", "port": PORT, "targetPort": 8080, "protocol": "TCP" }] } });
             post(&api, "/api/v1/namespaces/default/services", &service).await?;
             let endpoints: Vec<Value> = (0..5)
