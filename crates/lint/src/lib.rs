@@ -5,7 +5,7 @@
 //!                                                                   └─> fix (edits) ──> texts
 //! ```
 //!
-//! No file, socket or clock: texts come in, texts go out.
+//! No file, socket or clock: texts, or the objects of an API, come in; texts go out.
 
 mod config;
 mod fix;
@@ -22,7 +22,7 @@ pub use evenkeel_manifest::Diagnostic;
 use evenkeel_manifest::diagnostic::{Location, Severity};
 use evenkeel_manifest::yaml::all_chunks;
 pub use rules::Rule;
-pub use source::{Input, MAX_BYTES};
+pub use source::{Cluster, Input, MAX_BYTES};
 
 use picture::Picture;
 use rules::{Ask, Raw};
@@ -48,8 +48,10 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Those that are suppressed.
     pub suppressed: Vec<Finding>,
-    /// What could not be read.
+    /// What could not be read. Without a warning among these nothing is known to be missing.
     pub unreadable: Vec<Diagnostic>,
+    /// What else there is to say about the input.
+    pub notes: Vec<String>,
     /// Objects no rule looked at, by the reason.
     pub skipped: BTreeMap<String, usize>,
     /// How many objects there were.
@@ -62,15 +64,28 @@ impl Report {
         self.findings.iter().any(|finding| finding.diagnostic.severity <= severity)
     }
 
-    /// The exit code: 2 if something could not be read, 1 for findings from `fail_on` on, else 0.
+    /// The exit code: 2 if something could not be read that rules are about, 1 for findings from `fail_on` on, else 0.
     pub fn exit_code(&self, fail_on: Severity) -> u8 {
-        if !self.unreadable.is_empty() { 2 } else { u8::from(self.reaches(fail_on)) }
+        if self.unreadable.iter().any(Diagnostic::is_error) { 2 } else { u8::from(self.reaches(fail_on)) }
     }
 }
 
 /// Look at texts, all of which belong to one cluster.
 pub fn lint(inputs: &[Input], config: &Config) -> Report {
-    let source = Source::read(inputs);
+    report(Source::read(inputs), config)
+}
+
+/// Look at what an API server has. Findings name object and field, for there is no file.
+pub fn lint_cluster(cluster: &Cluster, config: &Config) -> Report {
+    let mut report = report(Source::of(cluster), config);
+    // Nothing of a cluster can be mended here.
+    for finding in report.findings.iter_mut().chain(&mut report.suppressed) {
+        finding.fixable = false;
+    }
+    report
+}
+
+fn report(source: Source, config: &Config) -> Report {
     let picture = Picture::of(&source);
     let raws = rules::check(&Ask { picture: &picture, config });
     let mut report = Report { skipped: picture.skipped.clone(), objects: picture.all.len(), ..Report::default() };
@@ -79,7 +94,12 @@ pub fn lint(inputs: &[Input], config: &Config) -> Report {
         let Some(finding) = locate(&source, config, raw) else { continue };
         if suppressed.is_some() { &mut report.suppressed } else { &mut report.findings }.push(finding);
     }
-    let place = |finding: &Finding| (finding.diagnostic.location.clone(), finding.rule.id);
+    let place = |finding: &Finding| {
+        let Diagnostic { location, kind, name, .. } = &finding.diagnostic;
+        // Where nothing is in a file, what is said of an object stands together.
+        let object = (location.line == 0).then(|| (name.clone(), kind.clone()));
+        (location.clone(), object, finding.rule.id)
+    };
     report.findings.sort_by_cached_key(place);
     report.suppressed.sort_by_cached_key(place);
     report.unreadable = source.unreadable;

@@ -1,6 +1,6 @@
 //! All objects joined into one picture: which Service reaches which workload, and what else speaks of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use evenkeel_manifest::yaml::{Node, Value};
 use evenkeel_plan::selector::{LabelSelector, Labels};
@@ -56,6 +56,8 @@ pub(crate) struct Workload<'n> {
     pub(crate) autoscaler: Option<usize>,
     /// Clients depend on it.
     pub(crate) serves: bool,
+    /// Its number of replicas is somebody's wish.
+    pub(crate) replicas_wished: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,10 @@ pub(crate) struct Picture<'n> {
     pub(crate) skipped: BTreeMap<String, usize>,
     /// Everything with metadata, for suppressions.
     pub(crate) all: Vec<Object<'n>>,
+    /// Kinds that could not be read.
+    unread: BTreeSet<String>,
+    /// There is nothing else than what is here.
+    complete: bool,
 }
 
 /// Where objects without a namespace live.
@@ -128,9 +134,13 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl<'n> Picture<'n> {
     pub(crate) fn of(source: &'n Source) -> Self {
-        let mut picture = Self::default();
+        let mut picture = Self { unread: source.unread.clone(), complete: source.complete, ..Self::default() };
         for (n, document) in source.documents.iter().enumerate() {
             picture.take(n, &document.root, View::root(&document.root));
+        }
+        for workload in &mut picture.workloads {
+            let document = source.documents.get(workload.object.document);
+            workload.replicas_wished = document.is_some_and(|document| document.replicas_wished);
         }
         picture.join();
         picture
@@ -176,7 +186,7 @@ impl<'n> Picture<'n> {
             ("", "PersistentVolumeClaim") => self.claims.push(object.clone()),
             ("", "ConfigMap") => self.config_maps.push(object.clone()),
             ("monitoring.coreos.com", "Probe") => self.probes.push(object.clone()),
-            ("", "Node") => self.nodes += 1,
+            ("", "Node") => self.nodes += usize::from(takes_pods(&object)),
             ("", "Pod") => self.skip("Pod: nothing replaces it, so nothing about it rolls; use a Deployment"),
             ("apps", "ReplicaSet") => self.skip("ReplicaSet: its Deployment decides about rollouts"),
             ("batch", _) => self.skip("Job or CronJob: it ends by itself and serves nobody"),
@@ -207,6 +217,7 @@ impl<'n> Picture<'n> {
             budgets: Vec::new(),
             autoscaler: None,
             serves: false,
+            replicas_wished: true,
         });
     }
 
@@ -256,7 +267,8 @@ impl<'n> Picture<'n> {
         let reached: Vec<usize> = self.services.iter().flat_map(|service| service.workloads.clone()).collect();
         for (w, workload) in self.workloads.iter_mut().enumerate() {
             // Without any Service beside it, a workload that names ports is taken for one of which only this part is here.
-            let alone = !reached.contains(&w) && workload.kind != Kind::DaemonSet && workload.offers_ports();
+            let alone =
+                !self.complete && !reached.contains(&w) && workload.kind != Kind::DaemonSet && workload.offers_ports();
             workload.serves = !workload.services.is_empty() || alone;
             if workload.serves
                 && !workload.containers.iter().any(|container| container.serves)
@@ -265,6 +277,11 @@ impl<'n> Picture<'n> {
                 first.serves = true;
             }
         }
+    }
+
+    /// Whether an object of this kind would be here if there were one, as far as can be known.
+    pub(crate) fn knows(&self, kind: &str) -> bool {
+        !self.unread.contains(kind)
     }
 
     pub(crate) fn serving(&self) -> impl Iterator<Item = &Workload<'n>> {
@@ -324,6 +341,14 @@ impl<'n> Workload<'n> {
     pub(crate) fn serving_containers(&self) -> impl Iterator<Item = &Container<'n>> {
         self.containers.iter().filter(|container| container.serves)
     }
+}
+
+/// Whether a node is there for anybody's pods: those of a control plane most often are not.
+fn takes_pods(node: &Object<'_>) -> bool {
+    node.at("spec.taints").list().iter().all(|taint| {
+        let role = taint.key("key").text().is_some_and(|key| key.starts_with("node-role.kubernetes.io/"));
+        !role || taint.key("effect").text() == Some("PreferNoSchedule")
+    })
 }
 
 /// Whether a port of this name is for operators, not for clients.

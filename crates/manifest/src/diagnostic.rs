@@ -212,7 +212,7 @@ impl Snippet {
 const TAB: &str = "    ";
 
 /// Text from a manifest without the characters a terminal would act on.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(printable_char).collect()
 }
 

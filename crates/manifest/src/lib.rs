@@ -2,6 +2,7 @@
 //! as findings show it, and the findings.
 
 pub mod diagnostic;
+pub mod json;
 mod lines;
 pub mod words;
 pub mod yaml;

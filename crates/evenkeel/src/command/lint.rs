@@ -1,5 +1,6 @@
 //! `evenkeel lint`: the downtime in manifests that can be seen before it happens.
 
+mod cluster;
 mod input;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -13,13 +14,19 @@ use evenkeel_sources::diagnostic::Severity;
 
 /// Find what loses requests in rollouts, drains and failures.
 ///
-/// All manifests given are taken for one cluster: the Services of one file are matched with the Deployments of another.
+/// All manifests given are taken for one cluster: the Services of one file are matched with the Deployments of another. With
+/// --cluster, --kubeconfig, --context, -n or -A they come from an API server.
 /// Exits with 0 when nothing is found, with 1 when something is that --fail-on names, and with 2 when input cannot be read.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directories of manifests, single files, or - for standard input (`helm template CHART | evenkeel lint -`)
-    #[arg(required_unless_present_any = ["explain", "rules"], value_name = "PATH")]
+    #[arg(value_name = "PATH", required_unless_present_any = [
+        "explain", "rules", "cluster", "kubeconfig", "context", "namespace", "all_namespaces",
+    ])]
     roots: Vec<PathBuf>,
+
+    #[command(flatten)]
+    cluster: cluster::Api,
 
     /// Say more about one rule, such as ZD08
     #[arg(long, value_name = "RULE", conflicts_with_all = ["roots", "rules"])]
@@ -106,27 +113,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let rules: String = rules::all().iter().map(|rule| format!("{}  {}\n", rule.id, rule.title)).collect();
         return print(&rules).map(|()| ExitCode::SUCCESS);
     }
-    let read = config(args).and_then(|config| Ok((config, input::read(&args.roots)?)));
-    let (config, inputs) = match read {
-        Ok(read) => read,
+    match config(args).and_then(|config| check(args, &config)) {
+        Ok(code) => Ok(code),
         Err(error) => {
             eprintln!("error: {error:#}");
-            return Ok(ExitCode::from(INVALID_INPUT));
+            Ok(ExitCode::from(INVALID_INPUT))
         }
-    };
-    if let Some(how) = args.fix {
-        return fix(how, &inputs, &config);
     }
-    let report = evenkeel_lint::lint(&inputs, &config);
-    let shown = match args.output {
+}
+
+fn check(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    if args.cluster.given() {
+        anyhow::ensure!(args.fix.is_none(), "--fix mends files; what a cluster has is mended where it is applied from");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let read = runtime.block_on(cluster::read(&args.cluster))?;
+        let mut report = evenkeel_lint::lint_cluster(&read.cluster, config);
+        report.unreadable.extend(read.unreadable);
+        report.notes = read.notes;
+        return show(args.output, &report, config);
+    }
+    let inputs = input::read(&args.roots)?;
+    match args.fix {
+        Some(how) => fix(how, &inputs, config),
+        None => show(args.output, &evenkeel_lint::lint(&inputs, config), config),
+    }
+}
+
+fn show(output: Output, report: &Report, config: &Config) -> anyhow::Result<ExitCode> {
+    let shown = match output {
         Output::Text => {
             let terminal = std::io::stdout().is_terminal();
-            output::text(&report, super::plan::style(terminal, std::env::var_os("NO_COLOR").as_deref()))
+            output::text(report, super::plan::style(terminal, std::env::var_os("NO_COLOR").as_deref()))
         }
-        Output::Json => output::json(&report),
-        Output::Sarif => output::sarif(&report, env!("CARGO_PKG_VERSION")),
-        Output::Junit => output::junit(&report, config.fail_on),
-        Output::Github => output::github(&report),
+        Output::Json => output::json(report),
+        Output::Sarif => output::sarif(report, env!("CARGO_PKG_VERSION")),
+        Output::Junit => output::junit(report, config.fail_on),
+        Output::Github => output::github(report),
     };
     print(&shown)?;
     Ok(ExitCode::from(report.exit_code(config.fail_on)))

@@ -1,6 +1,6 @@
 //! JSON of our own, and SARIF 2.1.0 (OASIS).
 
-use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
+use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
 use serde_json::{Value, json};
 
 use crate::{Finding, Report, rules};
@@ -44,6 +44,7 @@ pub fn json(report: &Report) -> String {
         "suppressed": report.suppressed.iter().map(finding).collect::<Vec<_>>(),
         "unreadable": report.unreadable.iter().map(place).collect::<Vec<_>>(),
         "skipped": report.skipped,
+        "notes": report.notes,
     });
     format!("{value:#}\n")
 }
@@ -67,19 +68,11 @@ pub fn sarif(report: &Report, version: &str) -> String {
             Severity::Warning => "warning",
             Severity::Info => "note",
         };
-        let region =
-            json!({ "startLine": diagnostic.location.line.max(1), "startColumn": diagnostic.location.column.max(1) });
         let mut value = json!({
             "ruleId": diagnostic.reason,
             "level": level,
             "message": { "text": format!("{}; {}", diagnostic.message, diagnostic.remedy) },
-            "locations": [{
-                "physicalLocation": {
-                    "artifactLocation": { "uri": uri(&diagnostic.location.file.display().to_string()) },
-                    "region": region,
-                },
-                "logicalLocations": [{ "fullyQualifiedName": format!("{} {}", diagnostic.kind, diagnostic.name) }],
-            }],
+            "locations": [location(diagnostic)],
         });
         if let (Some(map), Some(index)) = (value.as_object_mut(), index) {
             map.insert("ruleIndex".to_owned(), json!(index));
@@ -103,6 +96,26 @@ pub fn sarif(report: &Report, version: &str) -> String {
         }],
     });
     format!("{value:#}\n")
+}
+
+/// The place in a file, if it is in one, and the object.
+fn location(diagnostic: &Diagnostic) -> Value {
+    let mut location = json!({});
+    let Location { file, line, column } = &diagnostic.location;
+    if !file.as_os_str().is_empty() {
+        location["physicalLocation"] = json!({
+            "artifactLocation": { "uri": uri(&file.display().to_string()) },
+            "region": { "startLine": (*line).max(1), "startColumn": (*column).max(1) },
+        });
+    }
+    if !diagnostic.kind.is_empty() {
+        let mut name = format!("{} {}", diagnostic.kind, diagnostic.name);
+        if !diagnostic.field.is_empty() {
+            name = format!("{name} {}", diagnostic.field);
+        }
+        location["logicalLocations"] = json!([{ "fullyQualifiedName": name }]);
+    }
+    location
 }
 
 /// A path as a relative reference (RFC 3986).

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use evenkeel_manifest::Severity;
+use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
 
 use crate::{Report, rules};
 
@@ -12,7 +12,7 @@ pub fn junit(report: &Report, fail_on: Severity) -> String {
     let (mut tests, mut failures, mut skipped) = (0, 0, 0);
     for diagnostic in &report.unreadable {
         tests += 1;
-        let name = format!("{}:{}", diagnostic.location.file.display(), diagnostic.location.line);
+        let name = place(diagnostic);
         _ = writeln!(
             cases,
             "    <testcase classname=\"evenkeel.lint.input\" name=\"{}\"><error type=\"{}\" message=\"{}\"/></testcase>",
@@ -24,13 +24,7 @@ pub fn junit(report: &Report, fail_on: Severity) -> String {
     for finding in report.findings.iter().chain(&report.suppressed) {
         tests += 1;
         let diagnostic = &finding.diagnostic;
-        let place = format!(
-            "{} {} at {}:{}",
-            diagnostic.kind,
-            diagnostic.name,
-            diagnostic.location.file.display(),
-            diagnostic.location.line
-        );
+        let place = format!("{} {} at {}", diagnostic.kind, diagnostic.name, place(diagnostic));
         _ = write!(
             cases,
             "    <testcase classname=\"evenkeel.lint.{}\" name=\"{}\">",
@@ -67,6 +61,15 @@ pub fn junit(report: &Report, fail_on: Severity) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"evenkeel lint\">\n  <testsuite name=\"evenkeel lint\" {totals}>\n{cases}  </testsuite>\n</testsuites>\n"
     )
+}
+
+/// Where it is: in a file, or in an object of a cluster.
+fn place(diagnostic: &Diagnostic) -> String {
+    let Location { file, line, .. } = &diagnostic.location;
+    if !file.as_os_str().is_empty() {
+        return format!("{}:{line}", file.display());
+    }
+    if diagnostic.field.is_empty() { diagnostic.kind.clone() } else { diagnostic.field.clone() }
 }
 
 /// Text as XML takes it in attributes and elements; what XML 1.0 has no place for becomes U+FFFD.

@@ -6,7 +6,7 @@ mod junit;
 
 use std::fmt::Write as _;
 
-use evenkeel_manifest::diagnostic::{Severity, Style};
+use evenkeel_manifest::diagnostic::{Location, Severity, Style, printable};
 
 pub use docs::{explain, page};
 pub use json::{json, sarif};
@@ -45,7 +45,9 @@ fn summary(report: &Report) -> String {
         counted(count(Severity::Info), "note", "notes"),
     );
     if !report.unreadable.is_empty() {
-        _ = write!(text, ", {} not readable", counted(report.unreadable.len(), "document", "documents"));
+        let cluster = report.unreadable.iter().all(|diagnostic| diagnostic.location.file.as_os_str().is_empty());
+        let (one, many) = if cluster { ("kind", "kinds") } else { ("document", "documents") };
+        _ = write!(text, ", {} not readable", counted(report.unreadable.len(), one, many));
     }
     if !report.suppressed.is_empty() {
         _ = write!(text, ", {} suppressed", report.suppressed.len());
@@ -57,6 +59,9 @@ fn summary(report: &Report) -> String {
     text.push('\n');
     for (why, count) in &report.skipped {
         _ = writeln!(text, "not looked at: {} ({why})", counted(*count, "object", "objects"));
+    }
+    for note in &report.notes {
+        _ = writeln!(text, "{note}");
     }
     if let Some(finding) = report.findings.first() {
         _ = writeln!(text, "evenkeel lint --explain {} says more about a rule", finding.rule.id);
@@ -75,15 +80,23 @@ pub fn github(report: &Report) -> String {
             Severity::Info => "notice",
         };
         // "% \r \n" in data, and ": ," as well in properties (actions/toolkit, command.ts).
-        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let data = |text: &str| printable(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
         let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+        let Location { file, line, column } = &diagnostic.location;
+        let mut place = String::new();
+        if !file.as_os_str().is_empty() {
+            let file = property(&file.display().to_string());
+            place = format!("file={file},line={},col={},", (*line).max(1), (*column).max(1));
+        }
+        let object = format!("{} {}", diagnostic.kind, diagnostic.name);
+        let mut title = format!("{} {}", diagnostic.reason, object.trim());
+        if place.is_empty() && !diagnostic.field.is_empty() {
+            title = format!("{title} {}", diagnostic.field);
+        }
         _ = writeln!(
             text,
-            "::{command} file={},line={},col={},title={}::{}",
-            property(&diagnostic.location.file.display().to_string()),
-            diagnostic.location.line.max(1),
-            diagnostic.location.column.max(1),
-            property(&format!("{} {} {}", diagnostic.reason, diagnostic.kind, diagnostic.name)),
+            "::{command} {place}title={}::{}",
+            property(title.trim()),
             data(&format!("{}; {}", diagnostic.message, diagnostic.remedy)),
         );
     }

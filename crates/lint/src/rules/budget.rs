@@ -44,7 +44,7 @@ pub(super) fn budgets(ask: &Ask<'_>, found: &mut Found) {
         let (replicas, _) = ask.picture.replicas(workload);
         if workload.budgets.is_empty() {
             // Of a single pod no budget can be met; that it is a single one has been said.
-            if replicas > 1 {
+            if replicas > 1 && ask.picture.knows("PodDisruptionBudget") {
                 let message = format!("no PodDisruptionBudget: two drains at once may evict all {replicas} replicas");
                 let raw = found.add(Warning, &workload.object, &workload.object.at("metadata.name").path, message);
                 raw.fix(budget_for(workload).into_iter().collect());
@@ -145,7 +145,7 @@ pub(super) fn selectors(ask: &Ask<'_>, found: &mut Found) {
 }
 
 pub(super) fn autoscaled(ask: &Ask<'_>, found: &mut Found) {
-    for workload in ask.picture.serving() {
+    for workload in ask.picture.serving().filter(|workload| workload.replicas_wished) {
         let Some(autoscaler) = workload.autoscaler.and_then(|a| ask.picture.autoscalers.get(a)) else { continue };
         let place = workload.object.at("spec.replicas");
         let (Some(replicas), Some(most)) = (place.int(), autoscaler.at("spec.maxReplicas").int()) else { continue };

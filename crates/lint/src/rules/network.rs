@@ -120,7 +120,7 @@ pub(super) fn probed(ask: &Ask<'_>, found: &mut Found) {
             && container.view.key("image").text().is_some_and(|image| image.contains("evenkeel"))
     });
     for service in ask.picture.services.iter().filter(|service| service.is_load_balancer()) {
-        let by_prometheus = !ask.picture.probes.is_empty();
+        let by_prometheus = !ask.picture.probes.is_empty() || !ask.picture.knows("Probe");
         if !by_us && !by_prometheus {
             let message = "nothing among these manifests asks it all the time".to_owned();
             found.add(Info, &service.object, &service.object.at("metadata.name").path, message);

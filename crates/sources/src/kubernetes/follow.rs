@@ -8,26 +8,22 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use kube::Client;
+use kube::core::WatchEvent;
 use kube::core::params::{ListParams, WatchParams};
 use kube::core::request::Request;
-use kube::core::{Status, WatchEvent};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use super::backoff::{Backoff, random, shortened};
+use super::list::{PAGE, in_time, is_gone, no_answer, page};
 use super::resource::Resource;
 use super::{News, Observation};
 use crate::manifest;
 
-/// How many objects are asked for at once.
-const PAGE: u32 = 500;
 /// How long one watch lasts at most, and how long after that it takes to believe that the server is gone: a connection
 /// that died in silence says nothing, as a watch does that has nothing to tell.
 const WATCH_TIME: Duration = Duration::from_secs(240);
 const WATCH_GRACE: Duration = Duration::from_secs(10);
-/// How long an answer may take to begin, or a page of a list to come.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A watch that ends before this is nothing to go on from at once.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How long a server that takes a streaming list may take for it. One that does not know them never ends it.
@@ -66,24 +62,6 @@ enum Interrupted {
     Failed(kube::Error),
     /// Nobody wants to know any more.
     Closed,
-}
-
-/// A page of a list.
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(default)]
-    items: Option<Vec<Value>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMetadata {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default, rename = "continue")]
-    next: Option<String>,
 }
 
 /// The objects seen by a list that has not ended yet.
@@ -177,9 +155,7 @@ impl Follower {
             ListParams { field_selector: self.resource.fields.map(str::to_owned), ..ListParams::default() };
         params = params.limit(PAGE);
         loop {
-            let request = Request::new(&self.resource.path).list(&params).map_err(kube::Error::BuildRequest);
-            let page = in_time(self.client.request(request.map_err(Interrupted::Failed)?)).await;
-            let page: Page = page.map_err(|error| self.why(error))?;
+            let page = page(&self.client, &self.resource.path, &params).await.map_err(|error| self.why(error))?;
             for object in page.items.unwrap_or_default() {
                 self.tell(&object, Some(&mut listing)).await?;
             }
@@ -300,19 +276,6 @@ impl Follower {
             _ => self.why(error),
         }
     }
-}
-
-/// An answer, if it comes in time.
-async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(no_answer()))
-}
-
-fn no_answer() -> kube::Error {
-    kube::Error::Service("no answer in time".into())
-}
-
-fn is_gone(status: &Status) -> bool {
-    status.code == 410 || matches!(status.reason.as_str(), "Expired" | "Gone")
 }
 
 /// A watch goes on after the last object it told of. Not before its list is complete, though: that would leave the rest

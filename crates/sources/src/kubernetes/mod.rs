@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod events;
 mod follow;
 mod gather;
+mod list;
 mod observe;
 mod resource;
 
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::follow::Follower;
 use self::gather::Gatherer;
+pub use self::list::list;
 pub use self::observe::{LoadBalancerClass, Observation, Observed};
 use crate::manifest::Parsed;
 use crate::update::Update;

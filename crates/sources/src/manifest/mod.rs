@@ -9,7 +9,6 @@ mod cluster;
 mod duration;
 mod endpoints;
 mod health;
-mod json;
 mod kinds;
 mod label;
 mod limits;
@@ -28,10 +27,10 @@ use self::object::labels;
 pub(crate) use self::object::version;
 use self::read::Reader;
 use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
-use evenkeel_manifest::mentions_secret;
 pub(crate) use evenkeel_manifest::words::{MAX_MESSAGE, cut};
 use evenkeel_manifest::yaml::{self, Entry, Node, Value};
 pub use evenkeel_manifest::{Position, Text};
+use evenkeel_manifest::{json, mentions_secret};
 
 /// Largest file read, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;

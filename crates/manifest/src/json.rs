@@ -2,19 +2,19 @@
 
 use serde_json::Value as Json;
 
-use super::yaml::{Entry, Node, Position, Scalar, Value};
+use crate::yaml::{Entry, Node, Position, Scalar, Value};
 
 /// Deepest nesting, as in manifests.
-pub(super) const MAX_DEPTH: usize = 64;
+pub const MAX_DEPTH: usize = 64;
 
 /// Where something stands that is in no file.
-pub(super) const NOWHERE: Position = Position { line: 0, column: 0, width: 0 };
+pub const NOWHERE: Position = Position { line: 0, column: 0, width: 0 };
 
 /// Who changed what: half of most objects, and of no use here.
 const MANAGED_FIELDS: &str = "managedFields";
 
 /// The tree; `None` when it is nested too deeply.
-pub(super) fn node(json: &Json) -> Option<Node> {
+pub fn node(json: &Json) -> Option<Node> {
     below(json, MAX_DEPTH)
 }
 
