@@ -13,6 +13,8 @@ mkdir -p fuzz/corpus/lint
 for file in tests/golden-lint/*/*.yaml; do
   cp "$file" "fuzz/corpus/lint/$(tr / - <<<"$file")"
 done
+mkdir -p fuzz/corpus/of_api
+cp crates/lint/tests/objects/*.json fuzz/corpus/of_api/
 for target in ${*:-$(cargo +nightly fuzz list)}; do
   printf '==> fuzzing %s for %s s\n' "$target" "$seconds"
   cargo +nightly fuzz run "$target" -- -max_total_time="$seconds"

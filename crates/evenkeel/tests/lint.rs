@@ -308,7 +308,44 @@ fn evenkeel_in_front_needs_less() {
 fn rules_explain_themselves() {
     let text = stdout(&lint(&root(), &["--explain", "zd08"]));
     assert!(text.starts_with("ZD08: ") && text.contains("lint.evenkeel.io/ZD08"), "{text}");
-    assert_eq!(lint(&root(), &["--explain", "ZD99"]).status.code(), Some(2));
+    for (wrong, close) in
+        [("ZD8", "did you mean ZD08?"), ("DZ08", "did you mean ZD08?"), ("replicas", "--rules lists them")]
+    {
+        let output = lint(&root(), &["--explain", wrong]);
+        assert_eq!(output.status.code(), Some(2));
+        let shown = String::from_utf8(output.stderr).unwrap();
+        assert!(shown.contains(close), "{wrong}: {shown}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_does_not_take_the_rest_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("all/deep")).unwrap();
+    fs::create_dir_all(at("none/.hidden")).unwrap();
+    fs::write(at("none/README.md"), "a: b").unwrap();
+    fs::write(at("none/.hidden/a.yaml"), "a: b").unwrap();
+    fs::copy(root().join("tests/golden-lint/ZD08/fail.yaml"), at("all/deep/web.yaml")).unwrap();
+    fs::write(at("all/binary.yaml"), b"\x00\xff\xfe").unwrap();
+    fs::write(at("all/tabs.yaml"), "a:\n\tb: 1\n").unwrap();
+    std::os::unix::fs::symlink("nowhere", at("all/dangling.yaml")).unwrap();
+    // Round in circles, twice, so that every way through would be looked at for ever.
+    std::os::unix::fs::symlink("..", at("all/deep/up")).unwrap();
+    std::os::unix::fs::symlink(".", at("all/deep/here")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("all/pipe.yaml"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    let report = json(directory.path(), &["all"]);
+    let reasons = |list: &str, field: &str| -> Vec<String> {
+        report[list].as_array().unwrap().iter().map(|found| found[field].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(reasons("findings", "rule"), ["ZD08"], "{report:#}");
+    assert_eq!(reasons("unreadable", "reason"), ["yaml_syntax", "not_utf8"], "{report:#}");
+    assert_eq!(lint(directory.path(), &["all"]).status.code(), Some(2));
+    // The wrong directory is no clean one.
+    let empty = lint(directory.path(), &["none"]);
+    assert_eq!(empty.status.code(), Some(2));
+    assert!(String::from_utf8(empty.stderr).unwrap().contains("no .yaml, .yml or .json file in none"));
 }
 
 #[test]

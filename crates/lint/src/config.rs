@@ -136,15 +136,15 @@ impl Config {
                             let reason_text = reason.text().map(str::trim).filter(|text| !text.is_empty());
                             let reason_text = reason_text
                                 .ok_or_else(|| fail(&reason, format!("say why {id} is off: `{id}: \"the reason\"`")))?;
-                            rules::find(id).ok_or_else(|| fail(&reason, format!("there is no rule {id}")))?;
-                            config.off.insert(id.to_owned(), reason_text.to_owned());
+                            let rule = rules::find(id).ok_or_else(|| fail(&reason, no_rule(id)))?;
+                            config.off.insert(rule.id.to_owned(), reason_text.to_owned());
                         }
                     }
                     "severity" => {
                         for (id, level) in value.entries() {
-                            rules::find(id).ok_or_else(|| fail(&level, format!("there is no rule {id}")))?;
+                            let rule = rules::find(id).ok_or_else(|| fail(&level, no_rule(id)))?;
                             let level = severity(&level).ok_or_else(|| fail(&level, SEVERITIES.to_owned()))?;
-                            config.severity.insert(id.to_owned(), level);
+                            config.severity.insert(rule.id.to_owned(), level);
                         }
                     }
                     _ => {
@@ -158,6 +158,13 @@ impl Config {
             }
         }
         Ok(config)
+    }
+}
+
+fn no_rule(id: &str) -> String {
+    match rules::close(id) {
+        Some(close) => format!("there is no rule {id}; did you mean {close}?"),
+        None => format!("there is no rule {id}; `evenkeel lint --rules` lists them"),
     }
 }
 

@@ -62,6 +62,10 @@ fn parse(text: &str) -> Option<Node> {
 fn apply_one(text: &str, edit: &Edit) -> Option<String> {
     let root = parse(text)?;
     if let Edit::Append(document) = edit {
+        // What is JSON stays JSON, which has no second document.
+        if text.get(offset(text, root.at)?..)?.starts_with('{') {
+            return None;
+        }
         let mut text = text.to_owned();
         if !text.ends_with('\n') {
             text.push('\n');
@@ -181,6 +185,9 @@ fn set(text: &str, root: &Node, path: &Path, value: &Plain) -> Option<String> {
     match &node.value {
         Value::Scalar(_) => replaced(text, range(text, node.at)?, &scalar(value)?),
         Value::Sequence(_) | Value::Mapping(_) => {
+            if let Some(range) = offset(text, node.at).and_then(|start| flow(text, start)) {
+                return replaced(text, range, &serde_json::to_string(value).ok()?);
+            }
             let without = remove(text, root, path)?;
             set(&without, &parse(&without)?, path, value)
         }
@@ -258,10 +265,56 @@ fn remove(text: &str, root: &Node, path: &Path) -> Option<String> {
     let line = lines.get(first.checked_sub(1)?)?;
     let before: String = line.chars().take(entry.at.column.checked_sub(1)?).collect();
     if !before.trim().is_empty() {
-        return None;
+        return remove_in_flow(text, entry);
     }
     let kept = lines.iter().enumerate().filter(|(n, _)| n + 1 < first || n + 1 > end);
     Some(kept.map(|(_, line)| *line).collect())
+}
+
+/// The bytes of a collection in flow style that starts here. What is made of a wrong guess does not read as it should,
+/// and is not kept.
+fn flow(text: &str, start: usize) -> Option<std::ops::Range<usize>> {
+    let (mut depth, mut quote) = (0_usize, None);
+    let mut escaped = false;
+    for (at, c) in text.get(start..)?.char_indices() {
+        match (quote, c) {
+            (Some('"'), _) if escaped => escaped = false,
+            (Some('"'), '\\') => escaped = true,
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{' | '[') => depth += 1,
+            (None, '}' | ']') => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(start..start + at + 1);
+                }
+            }
+            (None, _) if depth == 0 => return None,
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+/// An entry between braces, with the comma that goes with it.
+fn remove_in_flow(text: &str, entry: &Entry) -> Option<String> {
+    let start = offset(text, entry.at)?;
+    if !text.get(..start)?.trim_end().ends_with(['{', ',']) {
+        return None;
+    }
+    let value = offset(text, entry.value.at)?;
+    let end = match &entry.value.value {
+        Value::Scalar(_) => range(text, entry.value.at)?.end,
+        Value::Sequence(_) | Value::Mapping(_) => flow(text, value)?.end,
+    };
+    let rest = text.get(end..)?;
+    let (start, end) = match rest.trim_start().strip_prefix(',') {
+        Some(after) => (start, text.len() - after.trim_start_matches(' ').len()),
+        // The last one leaves the comma before it behind.
+        None => (text.get(..start)?.trim_end().strip_suffix(',').map_or(start, str::len), end),
+    };
+    replaced(text, start..end, "")
 }
 
 fn find<'n>(root: &'n Node, steps: &[Step]) -> Option<&'n Node> {
@@ -387,9 +440,19 @@ mod tests {
     }
 
     #[test]
+    fn between_braces_too() {
+        let removed = |text: &str| apply(text, &[Edit::Remove(Path::default().to("s.a"))]);
+        assert_eq!(removed("s: {a: {x: '}'}, b: 1} # c\n").unwrap(), "s: {b: 1} # c\n");
+        assert_eq!(removed("s: {b: 1, a: [\"]\", 2]}\n").unwrap(), "s: {b: 1}\n");
+        assert_eq!(removed("s: {a: 1}\n").unwrap(), "s: {}\n");
+        assert_eq!(set("s: {a: [1, {b: 2}], c: 3}\n", "s.a", json!({"d": 4})).unwrap(), "s: {a: {\"d\":4}, c: 3}\n");
+    }
+
+    #[test]
     fn what_the_form_does_not_allow_is_left_alone() {
         assert_eq!(set("a: &x {b: 1}\nc: *x\n", "c.b", json!(2)), None, "it would change both");
         assert_eq!(set("a: |\n  long\n", "a", json!(2)), None);
+        assert_eq!(set("a: [1, 2\n", "a", json!(2)), None);
         assert_eq!(
             apply("- a: 1\n  b: 2\n", &[Edit::Remove(Path(vec![Step::Item(0), Step::Key("a".to_owned())]))]),
             None

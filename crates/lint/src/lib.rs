@@ -85,9 +85,22 @@ pub fn lint_cluster(cluster: &Cluster, config: &Config) -> Report {
     report
 }
 
-fn report(source: Source, config: &Config) -> Report {
+/// Longest document in which fixes are tried before they are promised.
+const MAX_TRIED: usize = 64 << 10;
+
+fn report(source: Source<'_>, config: &Config) -> Report {
     let picture = Picture::of(&source);
-    let raws = rules::check(&Ask { picture: &picture, config });
+    let mut raws = rules::check(&Ask { picture: &picture, config });
+    for raw in raws.iter_mut().filter(|raw| !raw.edits.is_empty()) {
+        let chunk = source
+            .documents
+            .get(raw.document)
+            .and_then(|document| source.chunks.get(document.input)?.get(document.chunk));
+        // Where it costs nothing to know, a fix is promised only if it can be made.
+        if chunk.is_some_and(|chunk| chunk.len() <= MAX_TRIED && fix::apply(chunk, &raw.edits).is_none()) {
+            raw.edits.clear();
+        }
+    }
     let mut report = Report { skipped: picture.skipped.clone(), objects: picture.all.len(), ..Report::default() };
     for raw in raws {
         let suppressed = raw.suppressed.clone();
@@ -106,7 +119,7 @@ fn report(source: Source, config: &Config) -> Report {
     report
 }
 
-fn locate(source: &Source, config: &Config, raw: Raw) -> Option<Finding> {
+fn locate(source: &Source<'_>, config: &Config, raw: Raw) -> Option<Finding> {
     let document = source.documents.get(raw.document)?;
     let at = raw.path.position(&document.root);
     let mut remedy = raw.remedy;
@@ -133,13 +146,27 @@ const MAX_ROUNDS: usize = 12;
 /// The texts with every fix in them that can be made.
 pub fn fix(inputs: &[Input], config: &Config) -> Vec<Input> {
     let mut inputs = inputs.to_vec();
+    // Lines end as they did.
+    let crlf: Vec<bool> = inputs.iter().map(|input| ends_in_crlf(&input.text)).collect();
+    for (input, _) in inputs.iter_mut().zip(&crlf).filter(|(_, crlf)| **crlf) {
+        input.text = input.text.replace("\r\n", "\n");
+    }
     for _ in 0..MAX_ROUNDS {
         // A misspelt field before others: where it is known, others need not add it.
         if !fix_once(&mut inputs, config, is_rename) && !fix_once(&mut inputs, config, |_| true) {
             break;
         }
     }
+    for (input, _) in inputs.iter_mut().zip(&crlf).filter(|(_, crlf)| **crlf) {
+        input.text = input.text.replace('\n', "\r\n");
+    }
     inputs
+}
+
+/// Whether every line does.
+fn ends_in_crlf(text: &str) -> bool {
+    let lines = text.matches('\n').count();
+    lines > 0 && lines == text.matches("\r\n").count()
 }
 
 fn is_rename(edits: &[fix::Edit]) -> bool {

@@ -133,7 +133,7 @@ pub(crate) struct Picture<'n> {
 const DEFAULT_NAMESPACE: &str = "default";
 
 impl<'n> Picture<'n> {
-    pub(crate) fn of(source: &'n Source) -> Self {
+    pub(crate) fn of(source: &'n Source<'_>) -> Self {
         let mut picture = Self { unread: source.unread.clone(), complete: source.complete, ..Self::default() };
         for (n, document) in source.documents.iter().enumerate() {
             picture.take(n, &document.root, View::root(&document.root));
@@ -205,7 +205,10 @@ impl<'n> Picture<'n> {
             let name = view.key("name").text().unwrap_or_default();
             Container { view, name, serves: false }
         };
-        let containers = pod.key("containers").list().into_iter().map(container).collect();
+        // A sidecar is an init container that stays.
+        let stays = |view: &View<'n>| view.key("restartPolicy").text() == Some("Always");
+        let sidecars = pod.key("initContainers").list().into_iter().filter(stays);
+        let containers = pod.key("containers").list().into_iter().chain(sidecars).map(container).collect();
         let labels = object.at("spec.template.metadata.labels").labels();
         self.workloads.push(Workload {
             object: object.clone(),
@@ -244,6 +247,10 @@ impl<'n> Picture<'n> {
             }
         }
         for (b, budget) in self.budgets.iter_mut().enumerate() {
+            // Without a selector it means no pod; with an empty one all.
+            if !budget.object.at("spec.selector").exists() {
+                continue;
+            }
             let selector = budget.object.at("spec.selector").selector();
             for w in in_namespace(budget.object.namespace) {
                 let Some(workload) = self.workloads.get_mut(w) else { continue };
@@ -373,13 +380,15 @@ fn service(object: Object<'_>) -> Service<'_> {
             Port { view, port: number, target, udp }
         })
         .collect();
+    // A name in DNS, and nothing of this cluster behind it.
+    let external = spec.key("type").text() == Some("ExternalName");
     let side = |port: &Port<'_>| port.view.key("name").text().is_some_and(|name| name.contains("metrics"));
     let metrics_only = !ports.is_empty() && ports.iter().all(side)
         || object.annotation("prometheus.io/scrape").text() == Some("true")
             && ports.len() == 1
             && object.name.contains("metrics");
     Service {
-        selector: spec.key("selector").labels(),
+        selector: if external { Labels::default() } else { spec.key("selector").labels() },
         headless: spec.key("clusterIP").text() == Some("None"),
         metrics_only,
         ports,

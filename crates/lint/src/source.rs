@@ -44,11 +44,13 @@ pub(crate) struct Document {
 
 /// What could be read.
 #[derive(Debug, Default)]
-pub(crate) struct Source {
+pub(crate) struct Source<'t> {
     pub(crate) documents: Vec<Document>,
     /// By input: what may be shown of it.
     pub(crate) texts: Vec<Text>,
     pub(crate) names: Vec<String>,
+    /// By input: its parts as they are.
+    pub(crate) chunks: Vec<Vec<&'t str>>,
     /// Why the rest could not.
     pub(crate) unreadable: Vec<Diagnostic>,
     /// Kinds whose absence says nothing.
@@ -57,14 +59,15 @@ pub(crate) struct Source {
     pub(crate) complete: bool,
 }
 
-impl Source {
-    pub(crate) fn read(inputs: &[Input]) -> Self {
+impl<'t> Source<'t> {
+    pub(crate) fn read(inputs: &'t [Input]) -> Self {
         let mut source = Self::default();
         for (n, input) in inputs.iter().enumerate() {
             source.names.push(input.name.clone());
             if input.text.len() > MAX_BYTES {
                 let message = format!("the text has {} bytes; at most {MAX_BYTES} are read", input.text.len());
                 source.texts.push(Text::default());
+                source.chunks.push(Vec::new());
                 source.unreadable.push(Diagnostic::about_file(
                     input.name.as_ref(),
                     Severity::Error,
@@ -75,7 +78,9 @@ impl Source {
                 continue;
             }
             let text = Text::of(&input.text).without_secrets();
-            for (number, chunk) in yaml::all_chunks(&input.text).into_iter().enumerate() {
+            let chunks = yaml::all_chunks(&input.text);
+            source.chunks.push(chunks.iter().map(|chunk| chunk.text).collect());
+            for (number, chunk) in chunks.into_iter().enumerate() {
                 let secret = mentions_secret(chunk.text);
                 match chunk.parse() {
                     Ok(Some(root)) => {

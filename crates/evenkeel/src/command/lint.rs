@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use evenkeel_lint::{Balancer, Config, Input, Report, output, rules};
+use evenkeel_lint::{Balancer, Config, Report, output, rules};
 use evenkeel_sources::diagnostic::Severity;
 
 /// Find what loses requests in rollouts, drains and failures.
@@ -104,7 +104,9 @@ const CONFIG: &str = "evenkeel-lint.yaml";
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(id) = &args.explain {
         let Some(rule) = rules::find(id) else {
-            eprintln!("error: there is no rule {id}; --rules lists them");
+            let meant = rules::close(id)
+                .map_or_else(|| "--rules lists them".to_owned(), |close| format!("did you mean {close}?"));
+            eprintln!("error: there is no rule {id}; {meant}");
             return Ok(ExitCode::from(INVALID_INPUT));
         };
         return print(&output::explain(rule)).map(|()| ExitCode::SUCCESS);
@@ -132,11 +134,13 @@ fn check(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         report.notes = read.notes;
         return show(args.output, &report, config);
     }
-    let inputs = input::read(&args.roots)?;
-    match args.fix {
-        Some(how) => fix(how, &inputs, config),
-        None => show(args.output, &evenkeel_lint::lint(&inputs, config), config),
+    let read = input::read(&args.roots)?;
+    if let Some(how) = args.fix {
+        return fix(how, read, config);
     }
+    let mut report = evenkeel_lint::lint(&read.inputs, config);
+    report.unreadable.extend(read.unreadable);
+    show(args.output, &report, config)
 }
 
 fn show(output: Output, report: &Report, config: &Config) -> anyhow::Result<ExitCode> {
@@ -184,7 +188,8 @@ fn config(args: &Args) -> anyhow::Result<Config> {
 }
 
 /// The patch or the files, and what a person still has to do.
-fn fix(how: Fix, inputs: &[Input], config: &Config) -> anyhow::Result<ExitCode> {
+fn fix(how: Fix, read: input::Read, config: &Config) -> anyhow::Result<ExitCode> {
+    let inputs = &read.inputs;
     let fixed = evenkeel_lint::fix(inputs, config);
     match how {
         Fix::Patch => print(&evenkeel_lint::patch(inputs, &fixed))?,
@@ -199,7 +204,8 @@ fn fix(how: Fix, inputs: &[Input], config: &Config) -> anyhow::Result<ExitCode> 
             }
         }
     }
-    let rest: Report = evenkeel_lint::lint(&fixed, config);
+    let mut rest = evenkeel_lint::lint(&fixed, config);
+    rest.unreadable.extend(read.unreadable);
     for diagnostic in &rest.unreadable {
         eprintln!("{diagnostic}\n");
     }

@@ -3,7 +3,7 @@
 use evenkeel_manifest::Severity::{Error, Info, Warning};
 use serde_json::json;
 
-use super::{Ask, Found, SHUTDOWN, SUPPRESS};
+use super::{Ask, Found, SHUTDOWN, annotation};
 use crate::fix::Edit;
 use crate::picture::{Container, Workload};
 use crate::view::View;
@@ -36,6 +36,11 @@ pub(super) fn pre_stop_of<'n>(container: &Container<'n>) -> PreStop<'n> {
     }
     for argument in &command {
         let Some(text) = argument.text() else { continue };
+        // How often a loop goes round, and what is left behind in the background, the text does not tell.
+        let loops = text.split_whitespace().any(|word| matches!(word, "while" | "until" | "for"));
+        if loops || text.replace("&&", "").contains('&') {
+            continue;
+        }
         let mut total = 0;
         let mut first = None;
         let words: Vec<&str> =
@@ -137,8 +142,7 @@ fn longest(workload: &Workload<'_>) -> i64 {
 
 /// How long the application takes to end, by its own word or by the configuration's.
 fn shutdown(ask: &Ask<'_>, workload: &Workload<'_>) -> i64 {
-    let own = workload.object.annotation(&format!("{SUPPRESS}{SHUTDOWN}"));
-    own.text()
+    annotation(&workload.object, SHUTDOWN)
         .and_then(|text| text.trim().parse().ok())
         .filter(|n| (0..=86_400).contains(n))
         .unwrap_or(ask.config.shutdown)
@@ -235,10 +239,7 @@ pub(super) fn distroless(ask: &Ask<'_>, found: &mut Found) {
                 );
                 let raw = found.add(Error, &workload.object, &place.path, message);
                 if seconds > 0 {
-                    raw.fix(vec![
-                        Edit::Set(hook.at("sleep.seconds").path, json!(seconds)),
-                        Edit::Remove(hook.key("exec").path),
-                    ]);
+                    raw.fix(vec![Edit::Set(hook.path, json!({ "sleep": { "seconds": seconds } }))]);
                 }
             }
         }

@@ -7,12 +7,15 @@ mod probes;
 mod rollout;
 mod words;
 
+use std::collections::BTreeSet;
+
 use evenkeel_manifest::Severity;
+use evenkeel_manifest::words::close_to;
 
 use crate::config::Config;
 use crate::fix::Edit;
 use crate::picture::{Object, Picture};
-use crate::view::Path;
+use crate::view::{Path, View};
 
 /// One rule.
 #[derive(Debug)]
@@ -94,15 +97,37 @@ impl Raw {
 /// Annotations that suppress a rule: `lint.evenkeel.io/ZD08: "the reason"`, on the object or on its pods' template.
 pub(crate) const SUPPRESS: &str = "lint.evenkeel.io/";
 
+/// Where annotations stand that the linter reads.
+const ANNOTATIONS: [&str; 2] = ["metadata.annotations", "spec.template.metadata.annotations"];
+
 /// Why an object does without a rule, if it says so.
 fn suppression(object: &Object<'_>, id: &str) -> Option<String> {
-    let key = format!("{SUPPRESS}{id}");
-    ["metadata.annotations", "spec.template.metadata.annotations"]
-        .iter()
-        .filter_map(|place| object.at(place).key(&key).text())
-        .map(str::trim)
-        .find(|reason| !reason.is_empty())
-        .map(str::to_owned)
+    let all = suppressions_of(object);
+    all.into_iter().find(|suppression| suppression.id.eq_ignore_ascii_case(id))?.reason.map(str::to_owned)
+}
+
+/// An annotation about a rule, with the reason it gives.
+struct Suppression<'n> {
+    id: &'n str,
+    key: &'n str,
+    reason: Option<&'n str>,
+    path: Path,
+}
+
+fn suppressions_of<'n>(object: &Object<'n>) -> Vec<Suppression<'n>> {
+    let entries = ANNOTATIONS.iter().flat_map(|place| object.at(place).entries());
+    let suppression = |(key, reason): (&'n str, View<'n>)| {
+        let id = key.strip_prefix(SUPPRESS).filter(|id| *id != SHUTDOWN)?;
+        let text = reason.text().map(str::trim).filter(|reason| !reason.is_empty());
+        Some(Suppression { id, key, reason: text, path: reason.path })
+    };
+    entries.filter_map(suppression).collect()
+}
+
+/// The value of an annotation of the linter's other than a suppression, on the object or on its pods' template.
+pub(crate) fn annotation<'n>(object: &Object<'n>, name: &str) -> Option<&'n str> {
+    let key = format!("{SUPPRESS}{name}");
+    ANNOTATIONS.iter().find_map(|place| object.at(place).key(&key).text())
 }
 
 /// All rules, by number.
@@ -113,6 +138,14 @@ pub fn all() -> &'static [Rule] {
 /// The rule of a number such as `ZD08`.
 pub fn find(id: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.id.eq_ignore_ascii_case(id))
+}
+
+/// The number of a rule that may have been meant, such as `ZD08` by `ZD8`.
+pub fn close(id: &str) -> Option<&'static str> {
+    let digits: String = id.chars().filter(char::is_ascii_digit).collect();
+    let by_number = digits.parse::<usize>().ok().map(|number| format!("ZD{number:02}"));
+    let known: Vec<&str> = RULES.iter().map(|rule| rule.id).collect();
+    by_number.and_then(|id| find(&id)).map(|rule| rule.id).or_else(|| close_to(id, &known))
 }
 
 /// Everything every rule finds, suppressed or not.
@@ -128,28 +161,56 @@ pub(crate) fn check(ask: &Ask<'_>) -> Vec<Raw> {
         }
         all.extend(found.list);
     }
+    let unused = unused(ask, &all);
+    all.extend(unused);
     all
 }
 
-/// Suppressions that suppress nothing they may.
+/// Suppressions that are none.
 fn suppressions(ask: &Ask<'_>, found: &mut Found) {
     for object in &ask.picture.all {
-        for place in ["metadata.annotations", "spec.template.metadata.annotations"] {
-            for (key, reason) in object.at(place).entries() {
-                let Some(id) = key.strip_prefix(SUPPRESS) else { continue };
-                if id == SHUTDOWN {
-                    continue;
-                }
-                if find(id).is_none() {
-                    let message = format!("`{key}` names no rule");
-                    found.add(Severity::Warning, object, &reason.path, message).remedy("name a rule, such as ZD08");
-                } else if reason.text().is_none_or(|text| text.trim().is_empty()) {
-                    let message = format!("{id} is suppressed without a reason, so it is not suppressed");
-                    found.add(Severity::Warning, object, &reason.path, message);
-                }
+        for Suppression { id, key, reason, path } in suppressions_of(object) {
+            if find(id).is_none() {
+                let message = format!("`{key}` names no rule");
+                let remedy = match close(id) {
+                    Some(close) => format!("did you mean `{SUPPRESS}{close}`?"),
+                    None => "name a rule, such as ZD08".to_owned(),
+                };
+                found.add(Severity::Warning, object, &path, message).remedy(remedy);
+            } else if reason.is_none() {
+                let message = format!("{id} is suppressed without a reason, so it is not suppressed");
+                found.add(Severity::Warning, object, &path, message);
             }
         }
     }
+}
+
+/// Suppressions of what is not there, or not any more.
+fn unused(ask: &Ask<'_>, all: &[Raw]) -> Vec<Raw> {
+    let Some(rule) = find("ZD00").filter(|rule| !ask.config.off.contains_key(rule.id)) else { return Vec::new() };
+    let used: BTreeSet<(usize, &str, &str, &str)> = all
+        .iter()
+        .filter(|raw| raw.suppressed.is_some())
+        .map(|raw| (raw.document, raw.kind.as_str(), raw.name.as_str(), raw.rule.id))
+        .collect();
+    let mut found = Found { rule, list: Vec::new() };
+    for object in &ask.picture.all {
+        let name = object.full_name();
+        for suppression in suppressions_of(object).into_iter().filter(|suppression| suppression.reason.is_some()) {
+            let Some(meant) = find(suppression.id).filter(|meant| !ask.config.off.contains_key(meant.id)) else {
+                continue;
+            };
+            if !used.contains(&(object.document, object.kind, name.as_str(), meant.id)) {
+                let message = format!("{} is suppressed, and finds nothing here", meant.id);
+                let raw = found.add(Severity::Info, object, &suppression.path, message);
+                raw.remedy("remove the annotation, or put it on the object the finding is about");
+            }
+        }
+    }
+    for raw in &mut found.list {
+        raw.severity = ask.config.severity.get(rule.id).copied().unwrap_or(raw.severity);
+    }
+    found.list
 }
 
 /// `lint.evenkeel.io/shutdown-seconds`: how long this application takes to end after SIGTERM.

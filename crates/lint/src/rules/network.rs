@@ -9,7 +9,8 @@ use super::lifecycle::{PreStop, pre_stop_of};
 use super::{Ask, Found};
 use crate::config::Balancer;
 use crate::fix::Edit;
-use crate::picture::{Kind, Service};
+use crate::picture::{Kind, Port, Service};
+use crate::view::View;
 
 pub(super) fn local(ask: &Ask<'_>, found: &mut Found) {
     for service in ask.picture.services.iter().filter(|service| service.is_local()) {
@@ -97,7 +98,8 @@ pub(super) fn affinity(ask: &Ask<'_>, found: &mut Found) {
 pub(super) fn not_ready(ask: &Ask<'_>, found: &mut Found) {
     for service in &ask.picture.services {
         let place = service.object.at("spec.publishNotReadyAddresses");
-        if place.bool() != Some(true) {
+        // Behind a name in DNS alone there are no addresses to publish.
+        if place.bool() != Some(true) || service.object.at("spec.type").text() == Some("ExternalName") {
             continue;
         }
         // Members of a cluster find each other before they are ready: that is what it is for.
@@ -137,6 +139,10 @@ fn asked(service: &Service<'_>) -> BTreeSet<String> {
     all.flat_map(|text| text.split(',')).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
+fn same_port(one: &Port<'_>, other: &Port<'_>) -> bool {
+    (one.port, one.udp) == (other.port, other.udp)
+}
+
 pub(super) fn sharing(ask: &Ask<'_>, found: &mut Found) {
     let key = |service: &Service<'_>| {
         let keys = ["metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"];
@@ -149,13 +155,19 @@ pub(super) fn sharing(ask: &Ask<'_>, found: &mut Found) {
                 first.insert(address, service);
                 continue;
             };
-            if key(other).is_some() && key(other) == key(service) {
-                continue;
-            }
-            let message = format!(
-                "{address} is asked for by {} too, without the same sharing key: 1 of 2 gets it",
-                other.object.full_name()
-            );
+            let clash = service.ports.iter().find(|port| other.ports.iter().any(|own| same_port(own, port)));
+            let other_name = other.object.full_name();
+            let message = match clash {
+                Some(port) if key(other).is_some() && key(other) == key(service) => format!(
+                    "{address} is shared with {other_name}, and both offer port {}/{}: 1 of 2 gets it",
+                    port.port,
+                    if port.udp { "UDP" } else { "TCP" }
+                ),
+                None if key(other).is_some() && key(other) == key(service) => continue,
+                _ => {
+                    format!("{address} is asked for by {other_name} too, without the same sharing key: 1 of 2 gets it")
+                }
+            };
             found.add(Error, &service.object, &service.object.at("metadata.annotations").path, message);
         }
     }
@@ -179,6 +191,10 @@ pub(super) fn endpoints(ask: &Ask<'_>, found: &mut Found) {
             (addresses.filter_map(|address| address.text()).collect(), object.at("endpoints"))
         };
         let service = labels.key("kubernetes.io/service-name").text().unwrap_or(object.name);
+        // Every API server keeps the list of its own addresses.
+        if (object.namespace, service) == ("default", "kubernetes") {
+            continue;
+        }
         let mut services = ask.picture.services.iter();
         let selected = services.any(|own| {
             own.object.name == service && own.object.namespace == object.namespace && !own.selector.is_empty()
@@ -231,7 +247,10 @@ pub(super) fn routes(ask: &Ask<'_>, found: &mut Found) {
             }
         } else {
             for rule in route.at("spec.rules").list() {
-                backends.extend(rule.key("backendRefs").list());
+                let of_others = |backend: &View<'_>| {
+                    backend.key("kind").text().is_some_and(|kind| kind != "Service") || backend.key("group").exists()
+                };
+                backends.extend(rule.key("backendRefs").list().into_iter().filter(|backend| !of_others(backend)));
             }
         }
         for backend in backends {
@@ -241,6 +260,11 @@ pub(super) fn routes(ask: &Ask<'_>, found: &mut Found) {
             let same = |own: &&Service<'_>| own.object.name == name && own.object.namespace == namespace;
             let Some(service) = services.find(same) else { continue };
             let place = backend.key("port");
+            if route.kind != "Ingress" && !place.exists() {
+                let message = format!("a route to Service {name} without a port leads nowhere");
+                found.add(Error, route, &place.path, message);
+                continue;
+            }
             let (number, word) = if route.kind == "Ingress" {
                 (place.key("number").int(), place.key("name").text())
             } else {

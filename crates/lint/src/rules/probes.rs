@@ -113,14 +113,27 @@ pub(super) fn functional(ask: &Ask<'_>, found: &mut Found) {
                     .add(Warning, &workload.object, &probe.at("exec.command").path, message)
                     .remedy("judge by the status: `wget -q --spider URL` or `curl -fsS URL`");
             }
-            if matches!(script.trim(), "true" | "/bin/true" | "echo ok" | "exit 0")
-                || script.trim_end().ends_with("|| true")
-            {
+            if succeeds_always(&script) {
                 let message = format!("container {}: this probe succeeds whatever the server does", container.name);
                 found.add(Error, &workload.object, &probe.at("exec.command").path, message);
             }
         }
     }
+}
+
+/// Whether a command succeeds whatever happens.
+fn succeeds_always(script: &str) -> bool {
+    let mut body = script.trim();
+    for shell in ["/bin/sh", "/bin/bash", "sh", "bash"] {
+        if let Some(rest) = body.strip_prefix(shell).and_then(|rest| rest.strip_prefix(" -c ")) {
+            body = rest.trim();
+            break;
+        }
+    }
+    let only_says = body.starts_with("echo ") && !body.contains(['&', '|', ';', '$', '\n', '`']);
+    matches!(body, "true" | "/bin/true" | ":" | "exit 0" | "exit")
+        || only_says
+        || ["|| true", "|| :", "|| exit 0", "; true"].iter().any(|end| body.ends_with(end))
 }
 
 /// The word that a probe looks for in the answer to an HTTP request.
@@ -306,10 +319,23 @@ fn asks_others(script: &str) -> Option<String> {
         }
         let client =
             ["psql", "pg_isready", "mysql", "mysqladmin", "redis-cli", "mongosh"].iter().any(|client| has(client));
-        if let Some(at) = words.iter().position(|word| *word == "-h").filter(|_| client)
-            && let Some(host) = words.get(at + 1).filter(|host| !is_local(host) && !host.starts_with('/'))
-        {
-            return Some((*host).to_owned());
+        let after = |option: &str| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1));
+        let named = words.iter().find_map(|word| word.strip_prefix("--host="));
+        let host = named.or_else(|| after("-h").copied()).or_else(|| after("--host").copied()).filter(|_| client);
+        // `nc -z HOST PORT`: of what is no option, the first.
+        let dialled = if has("nc") || has("ncat") {
+            let program = words.iter().position(|word| matches!(word.rsplit('/').next(), Some("nc" | "ncat")));
+            let rest = words.iter().skip(program.unwrap_or_default() + 1);
+            let plain: Vec<&str> = rest.copied().filter(|word| !word.starts_with('-')).collect();
+            match plain.as_slice() {
+                [.., host, port] if port.parse::<u16>().is_ok() => Some(*host),
+                _ => None,
+            }
+        } else {
+            None
+        };
+        if let Some(host) = host.or(dialled).filter(|host| !is_local(host) && !host.starts_with('/')) {
+            return Some(host.to_owned());
         }
         // A name of the public tree is answered by others, through whatever answers here.
         if has("dig") || has("nslookup") || has("kdig") {

@@ -7,6 +7,7 @@ use super::budget::of;
 use super::{Ask, Found};
 use crate::fix::{Edit, plain};
 use crate::picture::{Kind, Workload};
+use crate::view::View;
 
 /// How many pods a rollout adds, and how many it may do without, as Kubernetes reckons.
 fn surge_and_unavailable(workload: &Workload<'_>, replicas: i64) -> (i64, i64) {
@@ -19,10 +20,10 @@ fn surge_and_unavailable(workload: &Workload<'_>, replicas: i64) -> (i64, i64) {
         Kind::DaemonSet => (0, 1),
         Kind::StatefulSet => return (0, 1),
     };
-    (
-        of(&rolling.key("maxSurge"), replicas, true).unwrap_or(surge),
-        of(&rolling.key("maxUnavailable"), replicas, false).unwrap_or(unavailable),
-    )
+    let surge = of(&rolling.key("maxSurge"), replicas, true).unwrap_or(surge);
+    let unavailable = of(&rolling.key("maxUnavailable"), replicas, false).unwrap_or(unavailable);
+    // Where rounding leaves nothing of both, Kubernetes takes one away.
+    if (surge, unavailable) == (0, 0) { (0, 1) } else { (surge, unavailable) }
 }
 
 fn recreates(workload: &Workload<'_>) -> bool {
@@ -84,7 +85,22 @@ pub(super) fn strategy(ask: &Ask<'_>, found: &mut Found) {
                     raw.fix(edits);
                 }
             }
-            Kind::DaemonSet if unavailable > 0 && !crowded => {
+            Kind::StatefulSet => {
+                let place = workload.object.at("spec.updateStrategy.rollingUpdate.maxUnavailable");
+                let unavailable = of(&place, replicas, true).unwrap_or(1);
+                if unavailable > 1 {
+                    let left = (replicas - unavailable).max(0);
+                    let severity = if left == 0 { Error } else { Warning };
+                    let message = format!(
+                        "maxUnavailable {} of {replicas} = {unavailable} stopped at once: {left} of {replicas} carry the load",
+                        place.text().unwrap_or_default()
+                    );
+                    let raw = found.add(severity, &workload.object, &place.path, message);
+                    raw.remedy("a StatefulSet stops pods before it starts them: let it be one at a time");
+                    raw.fix(vec![Edit::Set(place.path.clone(), json!(1))]);
+                }
+            }
+            Kind::DaemonSet if unavailable > 0 && !crowded && !by_hand(workload) => {
                 let local = ask.picture.services_of(workload).any(crate::picture::Service::is_local);
                 if local {
                     let place = workload.object.at("spec.updateStrategy.rollingUpdate");
@@ -97,20 +113,37 @@ pub(super) fn strategy(ask: &Ask<'_>, found: &mut Found) {
                         .fix(vec![Edit::Set(place.path.clone(), json!({ "maxSurge": 1, "maxUnavailable": 0 }))]);
                 }
             }
-            Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet => {}
+            Kind::Deployment | Kind::DaemonSet => {}
         }
     }
+}
+
+/// Whether pods are replaced only when somebody deletes them.
+fn by_hand(workload: &Workload<'_>) -> bool {
+    workload.object.at("spec.updateStrategy.type").text() == Some("OnDelete")
+}
+
+/// Whether a term or constraint is about these pods; without a selector it is about none.
+fn selects(term: &View<'_>, workload: &Workload<'_>) -> bool {
+    let selector = term.key("labelSelector");
+    selector.exists() && selector.selector().matches(&workload.labels)
 }
 
 pub(super) fn spread(ask: &Ask<'_>, found: &mut Found) {
     for workload in ask.picture.serving().filter(|workload| workload.kind != Kind::DaemonSet) {
         let (replicas, _) = ask.picture.replicas(workload);
-        let anti = workload.pod.at("affinity.podAntiAffinity").exists();
+        let anti = workload.pod.at("affinity.podAntiAffinity");
+        let required = anti.key("requiredDuringSchedulingIgnoredDuringExecution").list().into_iter();
+        let preferred = anti.key("preferredDuringSchedulingIgnoredDuringExecution").list().into_iter();
+        let terms = required.chain(preferred.map(|term| term.key("podAffinityTerm")));
         let spread = workload.pod.key("topologySpreadConstraints");
-        if replicas < 2 || anti || !spread.list().is_empty() {
+        let mut all = terms.chain(spread.list());
+        if replicas < 2 || all.any(|term| selects(&term, workload)) {
             continue;
         }
-        let message = format!("nothing keeps {replicas} replicas apart: 1 node may hold {replicas} of {replicas}");
+        let others = if anti.exists() || spread.exists() { "what there is selects other pods, so " } else { "" };
+        let message =
+            format!("{others}nothing keeps {replicas} replicas apart: 1 node may hold {replicas} of {replicas}");
         let raw = found.add(Warning, &workload.object, &workload.pod.path, message);
         if let Some(selector) = workload.object.at("spec.selector").node.filter(|_| !spread.exists()) {
             raw.fix(vec![Edit::Set(
@@ -129,7 +162,8 @@ pub(super) fn spread(ask: &Ask<'_>, found: &mut Found) {
 pub(super) fn priority(ask: &Ask<'_>, found: &mut Found) {
     for workload in ask.picture.serving() {
         let place = workload.pod.key("priorityClassName");
-        if !place.exists() {
+        let number = workload.pod.key("priority").int().unwrap_or_default();
+        if !place.exists() && number <= 0 {
             let message = "priority 0: on a full node it goes before anything that has a priority".to_owned();
             found.add(Info, &workload.object, &place.path, message);
         }
@@ -171,10 +205,10 @@ pub(super) fn anti_affinity(ask: &Ask<'_>, found: &mut Found) {
             continue;
         }
         let required = workload.pod.at("affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution");
-        let own = required.list().into_iter().find(|term| {
-            term.key("topologyKey").text() == Some("kubernetes.io/hostname")
-                && term.key("labelSelector").selector().matches(&workload.labels)
-        });
+        let own = required
+            .list()
+            .into_iter()
+            .find(|term| term.key("topologyKey").text() == Some("kubernetes.io/hostname") && selects(term, workload));
         let Some(term) = own else { continue };
         if let Some((severity, message)) = room(ask, replicas, surge, "required anti-affinity, maxUnavailable 0") {
             found.add(severity, &workload.object, &term.path, message);

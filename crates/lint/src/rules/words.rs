@@ -92,6 +92,10 @@ const PROBE: [&str; 10] = [
     "terminationGracePeriodSeconds",
     "timeoutSeconds",
 ];
+const HOOK: [&str; 4] = ["exec", "httpGet", "sleep", "tcpSocket"];
+const SLEEP: [&str; 1] = ["seconds"];
+const HTTP: [&str; 5] = ["host", "httpHeaders", "path", "port", "scheme"];
+const STRATEGY: [&str; 2] = ["rollingUpdate", "type"];
 const DEPLOYMENT: [&str; 8] = [
     "minReadySeconds",
     "paused",
@@ -132,15 +136,22 @@ pub(super) fn fields(ask: &Ask<'_>, found: &mut Found) {
         let object = &workload.object;
         if workload.kind == Kind::Deployment {
             check(found, object, &object.at("spec"), &DEPLOYMENT);
+            check(found, object, &object.at("spec.strategy"), &STRATEGY);
             check(found, object, &object.at("spec.strategy.rollingUpdate"), &ROLLING);
+        } else {
+            check(found, object, &object.at("spec.updateStrategy"), &STRATEGY);
+            check(found, object, &object.at("spec.updateStrategy.rollingUpdate"), &ROLLING);
         }
         let pod: Vec<&str> = POD.into_iter().chain([POD_VOLUMES]).collect();
         check(found, object, &workload.pod, &pod);
         for container in &workload.containers {
             check(found, object, &container.view, &CONTAINER);
             check(found, object, &container.view.key("lifecycle"), &LIFECYCLE);
+            check(found, object, &container.view.at("lifecycle.preStop"), &HOOK);
+            check(found, object, &container.view.at("lifecycle.preStop.sleep"), &SLEEP);
             for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
                 check(found, object, &container.view.key(probe), &PROBE);
+                check(found, object, &container.view.key(probe).key("httpGet"), &HTTP);
             }
         }
     }
