@@ -100,7 +100,10 @@ pub(super) fn pre_stop(ask: &Ask<'_>, found: &mut Found) {
     for workload in ask.picture.serving() {
         for container in workload.serving_containers() {
             let hook = pre_stop_of(container);
-            let place = container.view.at("lifecycle.preStop").path;
+            let place = match &hook {
+                PreStop::Sleep { place, .. } => place.path.clone(),
+                PreStop::Nothing | PreStop::Unknown => container.view.at("lifecycle.preStop").path,
+            };
             let (severity, message) = match &hook {
                 PreStop::Nothing if needed > 0 => (
                     Warning,
@@ -126,7 +129,13 @@ pub(super) fn pre_stop(ask: &Ask<'_>, found: &mut Found) {
                 ),
                 PreStop::Nothing | PreStop::Sleep { .. } => continue,
             };
-            found.add(severity, &workload.object, &place, message).fix(lengthen(container, &hook, needed));
+            let raw = found.add(severity, &workload.object, &place, message);
+            raw.fix(lengthen(container, &hook, needed));
+            match &hook {
+                PreStop::Sleep { .. } => _ = raw.remedy(format!("sleep for {needed} s or more")),
+                PreStop::Unknown => _ = raw.remedy(format!("see that it takes {needed} s, or let it sleep first")),
+                PreStop::Nothing => {}
+            }
         }
     }
 }
