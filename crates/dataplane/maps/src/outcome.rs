@@ -152,12 +152,11 @@ outcomes! {
     RepickedSynStack = "repicked_syn_stack" => Pass,
     /// A backend's refusal that goes to the client, because no other backend is left to try.
     RescueExhausted = "rescue_exhausted" => Pass,
-    /// As `rescue_exhausted`, sent on directly.
-    RescueExhaustedDirect = "rescue_exhausted_direct" => Redirect,
+    /// A backend's refusal that is sent on to the client directly; among what its frontend refused, `rescue_exhausted` or
+    /// `rescue_excluded_data` says why.
+    RefusalDirect = "refusal_direct" => Redirect,
     /// A backend's refusal that goes to the client, because its SYN carried data.
     RescueExcludedData = "rescue_excluded_data" => Pass,
-    /// As `rescue_excluded_data`, sent on directly.
-    RescueExcludedDataDirect = "rescue_excluded_data_direct" => Redirect,
     /// Answer to a SYN from a backend that the flow has left: that backend is reset.
     ResetLateAnswer = "reset_late_answer" => Redirect,
     /// An ICMP error, port unreachable, turned into the datagram it quotes, and that sent to another backend.
@@ -172,10 +171,11 @@ outcomes! {
     DropLateReset = "drop_late_reset" => Drop,
 }
 
+const _: () = assert!(Outcome::COUNT <= Outcome::ROW);
+
 impl Outcome {
     /// Number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
-    const _ROOM: () = assert!(Self::COUNT <= Self::ROW);
 
     /// Counters of one interface: a power of two, with room for more outcomes without another layout.
     pub const ROW: usize = 64;

@@ -44,10 +44,8 @@ const STEPS: u32 = 64;
 
 const RESCUED: Names = Names { direct: Outcome::RescuedSyn, stack: Outcome::RescuedSynStack, untouched: false };
 const REPICKED: Names = Names { direct: Outcome::RepickedSyn, stack: Outcome::RepickedSynStack, untouched: false };
-const EXHAUSTED: Names =
-    Names { direct: Outcome::RescueExhaustedDirect, stack: Outcome::RescueExhausted, untouched: false };
-const EXCLUDED: Names =
-    Names { direct: Outcome::RescueExcludedDataDirect, stack: Outcome::RescueExcludedData, untouched: false };
+const EXHAUSTED: Names = Names { direct: Outcome::RefusalDirect, stack: Outcome::RescueExhausted, untouched: false };
+const EXCLUDED: Names = Names { direct: Outcome::RefusalDirect, stack: Outcome::RescueExcludedData, untouched: false };
 
 const RESCUED_DATAGRAM: Names =
     Names { direct: Outcome::RescuedDatagram, stack: Outcome::RescuedDatagramStack, untouched: false };
