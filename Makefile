@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint bpf bpf-check fuzz fuzz-packets image manifests clean
+.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint scenarios bpf bpf-check fuzz fuzz-packets image manifests clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,12 @@ bench-cluster: ## The chart's controller and agents in namespaces (a quarter of 
 	@for measure in a_service_comes an_outage many_services; do \
 	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) OUTAGE=$(or $(OUTAGE),60) SERVICES=$(or $(SERVICES),10000) \
 	    scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::$$measure || exit; done
+
+scenarios: ## Faults under load, with peers (20 minutes; report in target/scenarios/report.json); SCENARIO=S2 for one, SOAK=1 at length
+	@scripts/setup.sh scenarios
+	$(CARGO) build --release --locked --package evenkeel --package xtask
+	@mkdir -p $(TARGET)/scenarios && : > $(TARGET)/scenarios/report.json
+	@scripts/privileged.sh $(TARGET)/release/xtask scenarios $(SCENARIO)
 
 bench-plan: ## How long decisions take on large Worlds; needs no privilege
 	$(CARGO) bench --locked --package evenkeel-plan

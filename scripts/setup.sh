@@ -24,6 +24,13 @@ packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# package_with FILE PACKAGE: installs the package whose file is missing.
+package_with() {
+  [ -e "$1" ] && return 0
+  step "installing with apt-get${SUDO_NOTE}: $2"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
+}
+
 rust() {
   command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
   command -v cargo >/dev/null || fail "cargo is missing: install rustup first"
@@ -102,7 +109,11 @@ bench)
   packages cc=gcc "${lab_packages[@]}" wrk=wrk nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables dnsperf=dnsperf iperf3=iperf3
   bpf_toolchain
   ;;
+scenarios)
+  packages cc=gcc "${lab_packages[@]}" tc=iproute2 nginx=nginx-light haproxy=haproxy nft=nftables iptables=iptables tcpdump=tcpdump
+  package_with /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
+  ;;
 bpf) bpf_toolchain ;;
 fuzz) cargo_tool cargo-fuzz ;;
-*) fail "usage: $0 demo|test|bench|bpf|fuzz" ;;
+*) fail "usage: $0 demo|test|bench|scenarios|bpf|fuzz" ;;
 esac

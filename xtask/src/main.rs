@@ -1,9 +1,10 @@
-//! Developer tasks: eBPF object, benchmarks, fuzzing of the packet path, image.
+//! Developer tasks: eBPF object, benchmarks, scenarios, fuzzing of the packet path, image.
 
 mod bench;
 mod bpf;
 mod fuzz_packets;
 mod image;
+mod scenarios;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ enum Task {
     Bpf(bpf::Args),
     FuzzPackets(fuzz_packets::Args),
     Image(image::Args),
+    Scenarios(scenarios::Args),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Task::Bpf(args) => bpf::run(&args),
         Task::FuzzPackets(args) => fuzz_packets::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Scenarios(args) => scenarios::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

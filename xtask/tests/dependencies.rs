@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     // Tools around the product; nothing depends on them.
     &["evenkeel-lab-tests", "xtask"],
     // What both drive.
-    &["evenkeel-conformance", "evenkeel-fake-api"],
+    &["evenkeel-conformance", "evenkeel-fake-api", "evenkeel-scenarios"],
     // The binary.
     &["evenkeel"],
     // What a command line of the binary runs.

@@ -1,10 +1,6 @@
 //! The agent ends, in whatever way, and comes back: the data path does not notice.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    time::Instant,
-};
+use std::{collections::BTreeSet, fs, time::Instant};
 
 use anyhow::ensure;
 use evenkeel_lab::{
@@ -13,11 +9,11 @@ use evenkeel_lab::{
     manifests::Condition,
     topology::{POD_BRIDGE, UPLINK},
 };
+use evenkeel_scenarios::attached::{self, Attached};
 use rustix::process::Signal;
 
 use crate::{
     Test,
-    attached::{self, Programs},
     client::{self, Session},
     world::{self, HTTP, SOON, STOP, Setup, TCP, World, vip},
 };
@@ -48,7 +44,7 @@ fn a_killed_agent_breaks_nothing(sandbox: &Sandbox, hook: &'static str) -> anyho
     let (world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
     let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
     client::echo_all(&mut sessions)?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
     before.ensure_one_program(hook)?;
     let load = world.load()?;
     world::go_on(&load, 20)?;
@@ -63,18 +59,18 @@ fn a_killed_agent_breaks_nothing(sandbox: &Sandbox, hook: &'static str) -> anyho
     client::echo_all(&mut sessions)?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()?;
-    Attached::of(&world)?.ensure_adopted(&before, hook)
+    Attached::of(&world.lab.node)?.ensure_adopted(&before, hook)
 }
 
 fn sigterm_leaves_the_path_up(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
     let (world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
     let mut sessions = Session::open_many(&world.lab.client, vip(TCP), SESSIONS)?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
 
     let asked = Instant::now();
     let status = agent.terminate(STOP)?;
     ensure!(status.code() == Some(0), "{status} after {:?}", asked.elapsed());
-    ensure!(Attached::of(&world)? == before, "SIGTERM changed what is attached");
+    ensure!(Attached::of(&world.lab.node)? == before, "SIGTERM changed what is attached");
     client::echo_all(&mut sessions)?;
     // Somebody answers for the VIP, and new connections have somewhere to go.
     client::forget_neighbours(&world.lab.client)?;
@@ -84,7 +80,7 @@ fn sigterm_leaves_the_path_up(sandbox: &Sandbox, hook: &'static str) -> anyhow::
     client::echo_all(&mut sessions)?;
     client::get(&world.lab.client, vip(HTTP))?;
     world.ensure_no_drops()?;
-    Attached::of(&world)?.ensure_adopted(&before, hook)
+    Attached::of(&world.lab.node)?.ensure_adopted(&before, hook)
 }
 
 fn the_other_hook_takes_over(sandbox: &Sandbox) -> anyhow::Result<()> {
@@ -94,7 +90,7 @@ fn the_other_hook_takes_over(sandbox: &Sandbox) -> anyhow::Result<()> {
     for hook in ["clsact", "tcx"] {
         world.use_hook(hook);
         let agent = world.run()?;
-        Attached::of(&world)?.ensure_one_program(hook)?;
+        Attached::of(&world.lab.node)?.ensure_one_program(hook)?;
         client::echo_all(&mut sessions)?;
         client::get(&world.lab.client, vip(HTTP))?;
         world.ensure_no_drops()?;
@@ -206,7 +202,7 @@ fn a_restart_with_a_broken_manifest(sandbox: &Sandbox) -> anyhow::Result<()> {
 
 fn a_second_run_is_refused(sandbox: &Sandbox) -> anyhow::Result<()> {
     let (world, agent) = World::start(sandbox, &Setup::default())?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
     let mut second = world.balancer.clone();
     second.state_dir = world.directory.path().join("second");
     second.admin = world.directory.path().join("second.sock");
@@ -218,47 +214,7 @@ fn a_second_run_is_refused(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 
     ensure!(agent.is_running());
-    ensure!(Attached::of(&world)? == before, "the refused run changed what is attached");
+    ensure!(Attached::of(&world.lab.node)? == before, "the refused run changed what is attached");
     client::get(&world.lab.client, vip(HTTP))?;
     Ok(())
-}
-
-/// What is attached on the node's interfaces.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Attached {
-    links: BTreeMap<String, u32>,
-    programs: BTreeMap<(&'static str, &'static str), Programs>,
-}
-
-impl Attached {
-    pub(crate) fn of(world: &World) -> anyhow::Result<Self> {
-        let mut programs = BTreeMap::new();
-        for interface in [UPLINK, POD_BRIDGE] {
-            for (direction, found) in attached::programs(&world.lab.node, interface)? {
-                programs.insert((interface, direction), found);
-            }
-        }
-        Ok(Self { links: attached::links(&world.lab.node)?, programs })
-    }
-
-    /// One program in each direction of each interface, at this hook and at no other.
-    pub(crate) fn ensure_one_program(&self, hook: &str) -> anyhow::Result<()> {
-        let (tcx, clsact) = if hook == "tcx" { (1, 0) } else { (0, 1) };
-        for (place, programs) in &self.programs {
-            ensure!((programs.tcx.len(), programs.clsact.len()) == (tcx, clsact), "{place:?}: {programs:?}");
-        }
-        let links = self.programs.len() * tcx;
-        ensure!(self.links.len() == links, "{links} links expected: {:?}", self.links);
-        Ok(())
-    }
-
-    /// The programs are new ones, in the places of the old ones.
-    pub(crate) fn ensure_adopted(&self, before: &Self, hook: &str) -> anyhow::Result<()> {
-        self.ensure_one_program(hook)?;
-        ensure!(self.links == before.links, "other links than before: {:?}, {:?}", before.links, self.links);
-        for (place, programs) in &self.programs {
-            ensure!(Some(programs) != before.programs.get(place), "{place:?} still has the former program");
-        }
-        Ok(())
-    }
 }

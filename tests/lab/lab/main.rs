@@ -1,7 +1,7 @@
 //! Behaviour of the real eBPF object and the real binary, in network namespaces. Needs root; `make test` runs it.
 
 mod announce;
-mod attached;
+
 mod client;
 mod clients;
 mod cluster;
@@ -26,6 +26,7 @@ mod regressions;
 mod reload;
 mod rescue;
 mod rollout;
+mod scenarios;
 mod status;
 mod traffic;
 mod uninstall;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use evenkeel_lab::Sandbox;
+use evenkeel_scenarios::attached;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test: its name and what it does. Each builds its own lab.
@@ -77,6 +79,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         fan_out::TESTS,
         reload::TESTS,
         rescue::TESTS,
+        scenarios::TESTS,
         status::TESTS,
         refusals::TESTS,
         demo::TESTS,

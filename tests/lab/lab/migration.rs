@@ -1,33 +1,22 @@
 //! This version takes over from version 1 of the maps, whose real object carries the traffic before.
 
-use std::{fs, net::IpAddr, path::PathBuf};
+use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, ensure};
-use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData},
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        links::FdLink,
-        tc::{self, NlOptions, TcAttachOptions, TcHandle},
-    },
-};
+use anyhow::ensure;
 use evenkeel_lab::{
     Sandbox,
-    manifests::{Port, Protocol},
     topology::{NODE_NAME, POD_BRIDGE, UPLINK},
 };
-use evenkeel_loader::{
-    Interface, PIN_ROOT,
-    v1::{self, map},
+use evenkeel_maps::{self as maps, UDP_SESSION_DATAGRAMS};
+use evenkeel_scenarios::{
+    attached::{Attached, pin_directory},
+    version_1,
 };
-use evenkeel_maps::{self as maps, TABLE_ROW, UDP_SESSION_DATAGRAMS, Vip, backend_state};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     Test,
     client::{self, Exchange, Session},
-    lifecycle::Attached,
     uninstall,
     world::{self, HTTP, NODE, STOP, Setup, TCP, UDP, VIP, World, vip},
 };
@@ -45,7 +34,6 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Long-lived connections: with two backends, they cannot all meet theirs again by chance.
 const SESSIONS: usize = 20;
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../fixtures/evenkeel-v1.bpf.o");
 const INTERFACES: [&str; 2] = [UPLINK, POD_BRIDGE];
 
 /// Connections and a UDP session through version 1, each with the server it met.
@@ -80,11 +68,11 @@ fn flows_go_on(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup { hook, ..Setup::default() })?;
     start_version_1(&world, hook)?;
     let mut flows = Flows::open(&world)?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
     before.ensure_one_program(hook)?;
 
     let agent = world.run()?;
-    Attached::of(&world)?.ensure_adopted(&before, hook)?;
+    Attached::of(&world.lab.node)?.ensure_adopted(&before, hook)?;
     ensure!(!directory(&world, 1).exists(), "version 1 has left pins");
     flows.go_on()?;
     client::get(&world.lab.client, vip(HTTP))?;
@@ -103,7 +91,7 @@ fn a_hook_may_change_with_the_version(sandbox: &Sandbox) -> anyhow::Result<()> {
     start_version_1(&world, "tcx")?;
     let mut flows = Flows::open(&world)?;
     let _agent = world.run()?;
-    Attached::of(&world)?.ensure_one_program("clsact")?;
+    Attached::of(&world.lab.node)?.ensure_one_program("clsact")?;
     flows.go_on()?;
     world.ensure_no_drops()
 }
@@ -126,12 +114,12 @@ fn an_agent_at_work_is_left_alone(sandbox: &Sandbox) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup::default())?;
     start_version_1(&world, "tcx")?;
     let mut flows = Flows::open(&world)?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
     let lock = fs::File::open(directory(&world, 1))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
 
     ensure_refused(&world, &["another evenkeel drives", "/v1"])?;
-    ensure!(Attached::of(&world)? == before, "the refused run changed what is attached");
+    ensure!(Attached::of(&world.lab.node)? == before, "the refused run changed what is attached");
     ensure!(!directory(&world, maps::SCHEMA_VERSION).exists(), "the refused run has left pins");
     flows.go_on()?;
 
@@ -146,11 +134,11 @@ fn a_newer_version_is_not_worked_beside(sandbox: &Sandbox) -> anyhow::Result<()>
     ensure!(agent.terminate(STOP)?.success());
     let newer = directory(&world, maps::SCHEMA_VERSION + 1);
     fs::rename(directory(&world, maps::SCHEMA_VERSION), &newer)?;
-    let before = Attached::of(&world)?;
+    let before = Attached::of(&world.lab.node)?;
 
     let remedy = format!("evenkeel uninstall --node {NODE_NAME}");
     ensure_refused(&world, &["a newer evenkeel", &remedy])?;
-    ensure!(Attached::of(&world)? == before, "the refused run changed what is attached");
+    ensure!(Attached::of(&world.lab.node)? == before, "the refused run changed what is attached");
     client::echo_all(&mut sessions)?;
 
     let done = world.evenkeel(&[&["uninstall"], &NODE[..]].concat())?;
@@ -179,113 +167,13 @@ fn ensure_refused(world: &World, words: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The node's pins of a version, as this process sees them.
+/// The node's pins of a version.
 fn directory(world: &World, version: u32) -> PathBuf {
-    world.lab.node.bpffs().join("evenkeel").join(NODE_NAME).join(format!("v{version}"))
+    pin_directory(&world.lab.node, version)
 }
 
-/// What an agent of version 1 leaves behind: maps filled for the lab's service, programs attached, everything pinned.
+/// What an agent of version 1 leaves behind for the lab's service.
 fn start_version_1(world: &World, hook: &str) -> anyhow::Result<()> {
-    let backends: Vec<[u8; 4]> = world
-        .deployment
-        .backends()
-        .flat_map(|backend| backend.addresses())
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address.octets()),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
-    world.lab.node.enter(|| {
-        let pins = PathBuf::from(PIN_ROOT).join(NODE_NAME).join("v1");
-        fs::create_dir_all(&pins)?;
-        let mut loader = EbpfLoader::new();
-        for name in map::ALL {
-            loader.map_pin_path(name, pins.join(name));
-        }
-        loader.map_max_entries(map::FLOWS, 16_384);
-        let mut object = loader.load(OBJECT)?;
-        // Before the maps are taken out of the object, which closes them in the end.
-        for name in ["evenkeel_in", "evenkeel_out"] {
-            classifier(&mut object, name)?.load()?;
-        }
-        fill(&mut object, &backends)?;
-        for interface in INTERFACES {
-            for (name, direction, pin) in
-                [("evenkeel_in", TcAttachType::Ingress, "in"), ("evenkeel_out", TcAttachType::Egress, "out")]
-            {
-                let program = classifier(&mut object, name)?;
-                if hook == "tcx" {
-                    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-                    let link = program.attach_with_options(interface, direction, options)?;
-                    let link = FdLink::try_from(program.take_link(link)?)?;
-                    link.pin(pins.join(format!("link-{interface}-{pin}")))?;
-                } else {
-                    // There after the first direction.
-                    let _ = tc::qdisc_add_clsact(interface);
-                    let options = NlOptions { priority: 0xeb, handle: TcHandle::new(0, 0xeb), classid: None };
-                    let link = program.attach_with_options(interface, direction, TcAttachOptions::Netlink(options))?;
-                    // Dropping the link would remove the filter.
-                    std::mem::forget(program.take_link(link)?);
-                }
-            }
-        }
-        anyhow::Ok(())
-    })??;
-    Ok(())
-}
-
-fn classifier<'a>(object: &'a mut Ebpf, name: &'static str) -> anyhow::Result<&'a mut SchedClassifier> {
-    Ok(object.program_mut(name).context(name)?.try_into()?)
-}
-
-fn fill(object: &mut Ebpf, addresses: &[[u8; 4]]) -> anyhow::Result<()> {
-    let mut backends: Array<_, v1::Backend> = array(object, map::BACKENDS)?;
-    let mut table: Array<_, [u32; TABLE_ROW]> = array(object, map::TABLE)?;
-    let mut frontends: HashMap<_, v1::FrontendKey, v1::Frontend> = hash(object, map::FRONTENDS)?;
-    for (port, number) in [TCP, HTTP, UDP].into_iter().zip(0_u32..) {
-        let frontend = frontend(port);
-        let mut slots = Vec::new();
-        // Slots and rows as they are after some time, not from the first one on.
-        for (address, place) in addresses.iter().zip(0_u32..) {
-            let slot = 10 + number * 8 + place;
-            let backend = v1::Backend {
-                address: *address,
-                port: port.target_port.to_be_bytes(),
-                state: backend_state::ACTIVE,
-                flags: maps::Backend::DIRECT,
-                frontend,
-                generation: 3,
-                pad: 0,
-            };
-            backends.set(slot, backend, 0)?;
-            slots.push(slot);
-        }
-        let row: [u32; TABLE_ROW] = std::array::from_fn(|index| slots[index % slots.len()]);
-        let table_row = 5 + number;
-        table.set(table_row, row, 0)?;
-        let table_size = u32::try_from(TABLE_ROW)?;
-        frontends.insert(frontend, v1::Frontend { table_row, table_size, flags: 0 }, 0)?;
-    }
-    let mut interfaces: HashMap<_, u32, v1::Interface> = hash(object, map::INTERFACES)?;
-    for (name, slot) in INTERFACES.into_iter().zip(0_u8..) {
-        let interface = Interface::look_up(name)?;
-        interfaces.insert(interface.index, v1::Interface { mac: interface.mac, slot, pad: 0 }, 0)?;
-    }
-    array::<v1::Settings>(object, map::SETTINGS)?.set(0, v1::Settings { hash_seed: 4711 }, 0)?;
-    hash::<[u8; 4], Vip>(object, map::VIPS)?.insert(VIP.octets(), Vip { answer_on: 1 }, 0)?;
-    Ok(())
-}
-
-fn frontend(port: Port) -> v1::FrontendKey {
-    let protocol = if port.protocol == Protocol::Udp { maps::UDP } else { maps::TCP };
-    v1::FrontendKey { address: VIP.octets(), port: port.port.to_be_bytes(), protocol, pad: 0 }
-}
-
-fn array<V: Pod>(object: &mut Ebpf, name: &'static str) -> anyhow::Result<Array<MapData, V>> {
-    Ok(object.take_map(name).context(name)?.try_into()?)
-}
-
-fn hash<K: Pod, V: Pod>(object: &mut Ebpf, name: &'static str) -> anyhow::Result<HashMap<MapData, K, V>> {
-    let map: Map = object.take_map(name).context(name)?;
-    Ok(map.try_into()?)
+    let backends: Vec<_> = world.deployment.backends().map(|backend| backend.address).collect();
+    version_1::start(&world.lab.node, &[TCP, HTTP, UDP], &backends, &INTERFACES, hook)
 }

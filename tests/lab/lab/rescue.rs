@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, process::Command, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Load, Sandbox,
     manifests::Port,
@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     Test,
-    world::{self, Setup, TCP, UDP, World, vip, vip6},
+    world::{self, HTTP, Setup, TCP, UDP, World, vip, vip6},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
         nobody_is_refused(sandbox, "direct", "xdp-generic", &[UPLINK, POD_BRIDGE], 2)
     }),
     ("rescue::stack_at_clsact", |sandbox| nobody_is_refused(sandbox, "stack", "clsact", &[UPLINK, POD_BRIDGE], 1)),
+    ("rescue::ten_megabytes_through_rescued_connections", ten_megabytes),
     ("rescue::stack_at_tcx_beside_a_firewall", |sandbox| nobody_is_refused(sandbox, "stack", "tcx", &[UPLINK], 2)),
 ];
 
@@ -92,4 +93,29 @@ fn load(world: &World, requests: &[Requests]) -> anyhow::Result<Report> {
     config.timeout = world::SOON;
     config.close = Close::Fin;
     Ok(Load::start(&world.lab.client, config)?.wait()?)
+}
+
+/// What a rescued connection carries is what any other does: its window scale, SACK and timestamps are those of its SYN.
+fn ten_megabytes(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup { backends: 2, ..Setup::default() })?;
+    let refusing = world.deployment.backends().next().context("a backend")?.name.clone();
+    let _agent = world.run()?;
+    let server = world.deployment.server(&refusing)?;
+    server.signal(Signal::KILL)?;
+    server.wait(world::SOON)?;
+    let rate = NonZeroU32::new(2).context("not zero")?;
+    let lane = |name: &str, address: SocketAddr| Lane {
+        name: name.to_owned(),
+        // The prober compares every byte.
+        path: "/bytes/10485760".to_owned(),
+        ..Lane::to(LaneKind::Http, address, rate)
+    };
+    let lanes = vec![lane("http", vip(HTTP).into()), lane("http6", vip6(HTTP).into())];
+    let mut config = Config::new(lanes, SPAN);
+    config.timeout = world::SOON;
+    let report = Load::start(&world.lab.client, config)?.wait()?;
+    let counters = world::counters(&world.status()?)?;
+    let rescued = counters.get("rescued_syn").copied().unwrap_or_default();
+    ensure!(report.failed == 0 && report.requests >= 16 && rescued > 0, "{rescued} rescued:\n{report}");
+    world.ensure_no_drops()
 }

@@ -138,14 +138,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The directory cargo built this program into, less the profile.
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let program = env::current_exe().context("finding this program's own path")?;
     let directory = program.ancestors().nth(2).context("this program is not in a target directory")?;
     Ok(directory.to_owned())
 }
 
 /// Writes a report as JSON and says where.
-fn write_report(file: &Path, report: &impl Serialize) -> Result<()> {
+pub(crate) fn write_report(file: &Path, report: &impl Serialize) -> Result<()> {
     if let Some(parent) = file.parent() {
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }

@@ -1,0 +1,120 @@
+//! The faults, step by step.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{
+    attached::Attached,
+    case::Scenario,
+    director::{Director, SegmentKind},
+};
+
+/// Between the endpoint's end and SIGTERM, in S1.
+const PRE_STOP: Duration = Duration::from_secs(5);
+/// From SIGTERM until the endpoint begins to terminate, in S2: kubelet and endpoint controller work at the same time, and
+/// the longer way is the controller's.
+const NEWS: Duration = Duration::from_millis(500);
+/// From a backend's silent death until its endpoint goes.
+const DETECTION: Duration = Duration::from_secs(1);
+/// How long the load balancer is down in S9.
+const OUTAGE: Duration = Duration::from_secs(10);
+/// The same where no time is judged.
+const BRIEF_OUTAGE: Duration = Duration::from_secs(1);
+/// How long UDP goes on with an endpoint that terminates.
+const TERMINATING: Duration = Duration::from_secs(2);
+/// How long to watch what a fault leads to.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// Makes a scenario's fault happen, and stays until what it leads to is over.
+pub(crate) fn strike(scenario: Scenario, director: &mut Director) -> Result<()> {
+    match scenario {
+        Scenario::S1 => replace(director, if director.brief { TERMINATING } else { PRE_STOP }),
+        Scenario::S2 => end_before_the_news(director),
+        Scenario::S3 => silent_death(director),
+        Scenario::S4 => {
+            director.begin(SegmentKind::Unjudged);
+            silent_death(director)?;
+            director.begin(SegmentKind::Fault);
+            // Every source port comes up again.
+            director.pause(2000 * Duration::from_secs(1) / 300)
+        }
+        Scenario::S5 => take_away(director),
+        Scenario::S9 => crash(director),
+        Scenario::S10 => upgrade(director),
+    }
+}
+
+/// One pod of a rolling update: the new one is ready, the old one terminates, and ends after a pause.
+fn replace(director: &mut Director, pre_stop: Duration) -> Result<()> {
+    let old = director.oldest()?;
+    director.add_spare()?;
+    director.pause(Duration::from_millis(500))?;
+    director.set_terminating(&old)?;
+    director.pause(pre_stop)?;
+    director.stop(&old)?;
+    director.remove(&old)?;
+    director.pause(AFTERMATH)
+}
+
+/// A pod without a pause: it closes its listener while the news of it are still on their way.
+fn end_before_the_news(director: &mut Director) -> Result<()> {
+    let old = director.oldest()?;
+    director.add_spare()?;
+    director.pause(Duration::from_millis(500))?;
+    let told = director.now();
+    director.stop(&old)?;
+    director.pause((told + NEWS).saturating_sub(director.now()))?;
+    director.set_terminating(&old)?;
+    director.pause(Duration::from_millis(500))?;
+    director.remove(&old)?;
+    director.pause(AFTERMATH)
+}
+
+/// A backend of UDP terminates, then is gone: endpoint and server at the same moment.
+fn take_away(director: &mut Director) -> Result<()> {
+    let old = director.oldest()?;
+    director.add_spare()?;
+    director.pause(Duration::from_millis(500))?;
+    director.set_terminating(&old)?;
+    director.pause(TERMINATING)?;
+    director.remove(&old)?;
+    director.stop(&old)?;
+    director.pause(AFTERMATH)
+}
+
+fn silent_death(director: &mut Director) -> Result<()> {
+    let old = director.oldest()?;
+    director.lose(&old)?;
+    director.pause(DETECTION)?;
+    director.remove(&old)?;
+    director.add_spare()?;
+    director.pause(AFTERMATH)
+}
+
+fn crash(director: &mut Director) -> Result<()> {
+    let outage = if director.brief { BRIEF_OUTAGE } else { OUTAGE };
+    let before = director.subject.attached()?;
+    director.subject.crash()?;
+    director.pause(outage / 2)?;
+    // Somebody has to answer who has the address, the load balancer being dead.
+    director.site.lab.client.ip(["neigh", "flush", "dev", "eth0"])?;
+    director.pause(outage / 2)?;
+    director.subject.start()?;
+    let after = director.subject.attached()?;
+    director.note(ensure_succeeds(&after, &before));
+    director.pause(AFTERMATH)
+}
+
+fn upgrade(director: &mut Director) -> Result<()> {
+    let before = director.subject.attached()?;
+    director.subject.upgrade()?;
+    let after = director.subject.attached()?;
+    director.note(ensure_succeeds(&after, &before));
+    director.pause(AFTERMATH)
+}
+
+/// The same links, one program in each place, and a new one. Subjects that have nothing in the kernel have nothing to show.
+fn ensure_succeeds(after: &Attached, before: &Attached) -> Result<()> {
+    if before == &Attached::default() { Ok(()) } else { after.ensure_adopted(before, before.hook()) }
+}

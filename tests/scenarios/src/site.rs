@@ -1,0 +1,87 @@
+//! The place of a row: client, switch, node and servers, some of which wait for their turn.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use evenkeel_lab::{
+    Child, Sandbox,
+    manifests::{Port, Protocol},
+    topology::{Backend, Standard, VIP_POOL, VIP_POOL6},
+};
+use tempfile::TempDir;
+
+use crate::case::Servers;
+
+/// The service's addresses.
+pub(crate) const VIP: Ipv4Addr = VIP_POOL.0;
+/// Likewise, for those who carry IPv6.
+pub(crate) const VIP6: Ipv6Addr = VIP_POOL6.0;
+
+pub(crate) const TCP: Port = Port { name: "tcp", protocol: Protocol::Tcp, port: 9000, target_port: 9000 };
+pub(crate) const HTTP: Port = Port { name: "http", protocol: Protocol::Tcp, port: 80, target_port: 8080 };
+pub(crate) const UDP: Port = Port { name: "udp", protocol: Protocol::Udp, port: 5300, target_port: 5300 };
+pub(crate) const DNS: Port = Port { name: "dns", protocol: Protocol::Udp, port: 53, target_port: 5353 };
+/// The service's ports.
+pub(crate) const PORTS: [Port; 4] = [TCP, HTTP, UDP, DNS];
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long servers wait for connections in use after SIGTERM.
+const GRACE: &str = "1s";
+
+/// A lab with servers, all started before the load: what a new one costs the machine must not look like a fault's effect.
+pub(crate) struct Site {
+    pub(crate) lab: Standard,
+    pub(crate) servers: Vec<Server>,
+    /// Last, because what is above uses its files.
+    pub(crate) directory: TempDir,
+}
+
+/// A server in its backend.
+pub(crate) struct Server {
+    pub(crate) backend: Backend,
+    pub(crate) process: Child,
+}
+
+impl Site {
+    pub(crate) fn build(sandbox: &Sandbox, program: &Path, count: usize, servers: Servers) -> Result<Self> {
+        let directory = TempDir::new_in(sandbox.scratch())?;
+        let lab = Standard::with_backends(sandbox, count)?;
+        // A connection per request uses up ports quickly, at the client and at a proxy.
+        for namespace in [&lab.client, &lab.node] {
+            namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+            namespace.sysctl("net.ipv4.tcp_tw_reuse", "1")?;
+        }
+        let start = |backend: &Backend| {
+            let process = backend.namespace.spawn(command(program, backend, servers))?;
+            Ok(Server { backend: backend.clone(), process })
+        };
+        let servers = lab.backends().iter().map(start).collect::<Result<Vec<_>>>()?;
+        for server in &servers {
+            server.process.wait_for_line("ready", START_TIMEOUT)?;
+        }
+        Ok(Self { lab, servers, directory })
+    }
+
+    pub(crate) fn server(&self, name: &str) -> Result<&Server> {
+        self.servers.iter().find(|server| server.backend.name == name).with_context(|| format!("no server {name}"))
+    }
+}
+
+fn command(program: &Path, backend: &Backend, servers: Servers) -> Command {
+    let mut command = Command::new(program);
+    command.args(["probe", "serve", "--name", &backend.name, "--grace", GRACE]);
+    if servers == Servers::CloseAtOnce {
+        command.arg("--no-drain");
+    }
+    for (option, port) in [("--tcp", TCP), ("--http", HTTP), ("--udp", UDP), ("--dns", DNS)] {
+        for address in backend.addresses() {
+            command.args([option, &SocketAddr::from((address, port.target_port)).to_string()]);
+        }
+    }
+    command
+}
