@@ -40,12 +40,12 @@ bench: ## Benchmarks of the data plane (12 minutes; needs the eBPF toolchain); B
 	@$(TARGET)/release/xtask bpf --harness >/dev/null
 	@scripts/privileged.sh $(TARGET)/release/xtask bench $(or $(BENCH),all)
 
-bench-cluster: ## The chart's controller and agents in namespaces (a quarter of an hour; needs root): ROUNDS (30) services come and go, the API is away for OUTAGE (60) seconds twice, SERVICES (10000) at once
+bench-cluster: ## The chart's controller and agents in namespaces (a quarter of an hour; needs root): ROUNDS (30) services come and go, the API is away for OUTAGE (60) seconds twice, SERVICES (1000) at once
 	@scripts/setup.sh test
 	$(CARGO) build --release --locked
 	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
 	@for measure in a_service_comes an_outage many_services; do \
-	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) OUTAGE=$(or $(OUTAGE),60) SERVICES=$(or $(SERVICES),10000) \
+	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) OUTAGE=$(or $(OUTAGE),60) SERVICES=$(or $(SERVICES),1000) \
 	    scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::$$measure || exit; done
 
 scenarios: ## Faults under load, with peers (20 minutes; report in target/scenarios/report.json); SCENARIO=S2 for one, SOAK=1 at length
