@@ -114,8 +114,9 @@ impl<'n> View<'n> {
         self.scalar().map(|scalar| &*scalar.text).filter(|text| !text.is_empty())
     }
 
+    /// A whole number, within the 32 bits Kubernetes' own have.
     pub(crate) fn int(&self) -> Option<i64> {
-        self.scalar().and_then(Scalar::as_integer)
+        self.scalar().and_then(Scalar::as_integer).map(|n| n.clamp(i32::MIN.into(), i32::MAX.into()))
     }
 
     pub(crate) fn bool(&self) -> Option<bool> {

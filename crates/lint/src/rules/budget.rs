@@ -90,7 +90,7 @@ pub(super) fn of(view: &View<'_>, replicas: i64, up: bool) -> Option<i64> {
             let share = percent.trim().parse::<i64>().ok()?.clamp(0, 1000).checked_mul(replicas)?;
             Some(if up { (share + 99) / 100 } else { share / 100 })
         }
-        None => text.parse().ok(),
+        None => text.parse().ok().map(|n: i64| n.clamp(i32::MIN.into(), i32::MAX.into())),
     }
 }
 
