@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long the load balancer may take until every VIP is carried and announced.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to run the load balancer: a program that takes the arguments of `evenkeel run`.
 #[derive(Debug, Clone)]

@@ -24,7 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything may take that should happen soon; long enough for a machine that is busy with other things.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// How long the agent may take to end after SIGTERM: what `run` promises.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
 /// How often an awaited condition is looked at.

@@ -219,7 +219,7 @@ impl DataPath {
         loader.map_max_entries(map::FLOWS, buckets);
         loader.map_max_entries(map::REPLIES, buckets * REPLY_BUCKETS);
         let mut object = loader.load(OBJECT)?;
-        hook::load_programs(&mut object, &machine)?;
+        hook::load_programs(&mut object, &options.hooks)?;
 
         let mut frontends: HashMap<_, FrontendKey, Frontend> = take(&mut object, map::FRONTENDS)?;
         let mut vips: HashMap<_, Address, Vip> = take(&mut object, map::VIPS)?;

@@ -147,16 +147,16 @@ pub(crate) const fn direction_name(direction: TcAttachType) -> &'static str {
     }
 }
 
-/// Loads the programs that this kernel can run: the verifier's turn.
-pub(crate) fn load_programs(object: &mut Ebpf, machine: &Preflight) -> Result<(), Error> {
+/// Loads the programs that are needed: the verifier's turn, which takes seconds for each.
+pub(crate) fn load_programs(object: &mut Ebpf, hooks: &HookChoice) -> Result<(), Error> {
     let failed = |name: &str, error| program_error(format!("load the program {name}"), error);
     for direction in DIRECTIONS {
         let program = classifier(object, direction)?;
         program.load().map_err(|error| failed(direction_name(direction), error))?;
     }
     named(object, program::CLOCK)?.load().map_err(|error| failed(program::CLOCK, error))?;
-    if machine.has_xdp() {
-        xdp(object)?.load().map_err(|error| failed(program::XDP, error))?;
+    if hooks.has(Hook::Xdp) || hooks.has(Hook::XdpGeneric) {
+        loaded_xdp(object)?;
     }
     Ok(())
 }
@@ -195,7 +195,7 @@ pub(crate) fn run_once(
     let result = match which {
         Program::Ingress => classifier(object, TcAttachType::Ingress)?.test_run(options),
         Program::Egress => classifier(object, TcAttachType::Egress)?.test_run(options),
-        Program::Xdp => xdp(object)?.test_run(options),
+        Program::Xdp => loaded_xdp(object)?.test_run(options),
     };
     let result = result.map_err(|error| program_error("run a test packet".to_owned(), error))?;
     out.truncate(result.data_size_out as usize);
@@ -236,7 +236,7 @@ pub(crate) fn attach(
                 remove_link(&pins.xdp_link(&interface.name, other))?;
             }
             let what = format!("attach to {} ({})", interface.name, hook.name());
-            attach_xdp(xdp(object)?, pins, interface, hook, mode).map_err(|error| error.explain(what))?;
+            attach_xdp(loaded_xdp(object)?, pins, interface, hook, mode).map_err(|error| error.explain(what))?;
             remove_link(&pins.link(&interface.name, TcAttachType::Ingress))?;
             remove_filter(&interface.name, TcAttachType::Ingress);
         }
@@ -473,6 +473,15 @@ fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
         .ok_or_else(missing)?
         .try_into()
         .map_err(|error| program_error(format!("find {}", program::XDP), error))
+}
+
+/// The program of the XDP hooks, which most nodes do without.
+fn loaded_xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let program = xdp(object)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| program_error(format!("load the program {}", program::XDP), error))?;
+    }
+    Ok(program)
 }
 
 fn program_error(what: String, source: ProgramError) -> Error {
