@@ -7,24 +7,9 @@ use evenkeel_sources::manifest::of_api;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-const KINDS: [Kind; 12] = [
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::Endpoints,
-    Kind::IpAddressPool,
-    Kind::L2Advertisement,
-    Kind::BgpPeer,
-    Kind::BgpAdvertisement,
-    Kind::BfdProfile,
-    Kind::Community,
-    Kind::Secret,
-    Kind::Node,
-    Kind::Namespace,
-];
-
 fuzz_target!(|text: &str| {
     let Ok(object) = serde_json::from_str::<Value>(text) else { return };
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let parsed = of_api(kind, &object);
         for diagnostic in &parsed.diagnostics {
             let shown = diagnostic.to_string();

@@ -112,7 +112,7 @@ pub async fn run(
                 if node.drains() {
                     continue;
                 }
-                if !node.leave() {
+                if !node.leave(node.releases()) {
                     break;
                 }
                 leaves_until = Some(Instant::now() + RELEASE_TIMEOUT);
@@ -527,9 +527,7 @@ impl NodeAgent {
     }
 
     /// Begins to give everything away; `false`: there is nobody to give it to, or no wish to.
-    fn leave(&mut self) -> bool {
-        let releases =
-            self.config.cluster.as_ref().is_some_and(|cluster| cluster.release) || self.config.drain.file.exists();
+    fn leave(&mut self, releases: bool) -> bool {
         let Some(cluster) = self.cluster.as_mut().filter(|cluster| releases && cluster.is_live()) else { return false };
         tracing::info!("giving everything away");
         cluster.handle(Input::Leave, Instant::now());
@@ -537,11 +535,16 @@ impl NodeAgent {
         true
     }
 
+    /// Whether it gives everything away whenever it ends.
+    fn releases(&self) -> bool {
+        self.config.cluster.as_ref().is_some_and(|cluster| cluster.release)
+    }
+
     /// Whether somebody has asked for a drain; at first it is begun.
     fn drains(&mut self) -> bool {
         if !self.drain.has_begun() && self.config.drain.file.exists() {
             tracing::info!(file = %self.config.drain.file.display(), "draining: not ready any more");
-            let gives_away = self.leave();
+            let gives_away = self.leave(true);
             let time = if gives_away { RELEASE_TIMEOUT } else { Duration::ZERO };
             self.drain = Phase::HandingOver { until: Instant::now() + time };
         }

@@ -1,6 +1,6 @@
 //! What can go wrong in a lab, each with what to do about it where there is something to do.
 
-use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitStatus, time::Duration};
 
 /// Why a lab could not be built, or why a process in it did not do what was awaited.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,18 @@ pub enum Error {
         process: String,
         /// The line or a description of it.
         awaited: String,
+        /// The end of its standard output and error.
+        output: String,
+    },
+    /// A server ended, or took too long, before it accepted connections.
+    #[error("{process} does not accept connections at {address}: {source}; its last output:\n{output}")]
+    NotOpen {
+        /// The process.
+        process: String,
+        /// Where they were tried.
+        address: SocketAddr,
+        /// What the last one met with.
+        source: io::Error,
         /// The end of its standard output and error.
         output: String,
     },

@@ -1,10 +1,12 @@
 //! Processes in a lab, which never outlive it.
 
 use std::{
+    net::{SocketAddr, TcpStream},
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -14,7 +16,7 @@ use rustix::{
 use tracing::debug;
 
 use crate::{
-    Error,
+    Error, Namespace,
     output::{Awaited, Output},
     tool::command_line,
 };
@@ -24,6 +26,9 @@ const QUOTED_LINES: usize = 15;
 /// How long output may take to arrive after its process has ended; longer only if a grandchild left the process group
 /// and still holds the pipe.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// How long one connection to a server that is starting may take, and how soon the next one follows.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A process in a lab; dropping it kills its process group and reaps it.
 #[derive(Debug)]
@@ -116,6 +121,26 @@ impl Child {
         timeout: Duration,
     ) -> Result<String, Error> {
         self.0.wait_for(&self.0.stderr, awaited, condition, timeout)
+    }
+
+    /// Waits until connections from a namespace to an address are accepted, which is this server's doing.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] after `timeout`, or once it has ended; [`Error::Io`] if the namespace cannot be entered.
+    pub fn wait_until_open(&self, from: &Namespace, address: SocketAddr, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        from.enter(|| {
+            loop {
+                match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+                    Ok(_) => return Ok(()),
+                    Err(source) if !self.is_running() || Instant::now() > deadline => {
+                        let (process, output) = (self.0.line.clone(), self.0.last_output());
+                        return Err(Error::NotOpen { process, address, source, output });
+                    }
+                    Err(_) => thread::sleep(CONNECT_INTERVAL),
+                }
+            }
+        })?
     }
 
     /// Standard output so far, by lines; complete once the process has ended.

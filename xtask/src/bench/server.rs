@@ -2,15 +2,14 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use evenkeel_lab::{Child, Namespace, find_program, topology::Backend};
+use anyhow::Result;
+use evenkeel_lab::{Child, find_program, topology::Backend};
 
 /// The port the backends listen on.
 pub(crate) const PORT: u16 = 80;
@@ -19,7 +18,7 @@ pub(crate) const BULK_FILE: &str = "bulk";
 /// Its size in bytes.
 const BULK_SIZE: usize = 16 << 20;
 /// How long a server may take to accept connections.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts nginx in a backend, with its files below `directory`.
 pub(crate) fn start(backend: &Backend, directory: &Path) -> Result<Child> {
@@ -32,7 +31,7 @@ pub(crate) fn start(backend: &Backend, directory: &Path) -> Result<Child> {
     let mut command = Command::new(find_program("nginx", "nginx-light")?);
     command.arg("-p").arg(&home).arg("-c").arg(&config).args(["-e", "stderr"]);
     let server = backend.namespace.spawn(command)?;
-    wait_until_open(&backend.namespace, SocketAddr::from((backend.address, PORT)), &server)?;
+    server.wait_until_open(&backend.namespace, SocketAddr::from((backend.address, PORT)), START_TIMEOUT)?;
     Ok(server)
 }
 
@@ -84,23 +83,6 @@ http {{
 }}
 "
     )
-}
-
-/// Waits until `address` accepts connections from `namespace`, or `server` has ended.
-pub(crate) fn wait_until_open(namespace: &Namespace, address: SocketAddr, server: &Child) -> Result<()> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    namespace.enter(|| {
-        loop {
-            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-                Ok(_) => return Ok(()),
-                Err(_) if !server.is_running() => bail!("the server ended: {}", server.stderr().join("\n")),
-                Err(error) if Instant::now() > deadline => {
-                    return Err(error).context(format!("connecting to {address}"));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    })?
 }
 
 /// The address of a backend's server, as rules and configurations write it.

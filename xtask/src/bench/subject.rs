@@ -131,7 +131,7 @@ impl Subject {
         let watched = process.as_ref().or(servers.first()).context("no server")?;
         // iperf3 takes a connection that says nothing for a test.
         if workload != Workload::Bulk {
-            server::wait_until_open(&lab.client, SocketAddr::from((address, server::PORT)), watched)?;
+            watched.wait_until_open(&lab.client, SocketAddr::from((address, server::PORT)), server::START_TIMEOUT)?;
         }
         let (client, host) = (lab.client.clone(), address.to_string());
         Ok(Self { kind, client, host, directory, _servers: servers, process, lab })

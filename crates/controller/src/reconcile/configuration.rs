@@ -19,17 +19,8 @@ pub struct ConfigurationState {
 
 /// What there is to say about the configuration.
 pub fn configuration(update: &Update, plan: &Plan) -> ConfigurationState {
-    let is_configuration = |kind: &str| {
-        let kinds = [
-            Kind::IpAddressPool,
-            Kind::L2Advertisement,
-            Kind::BgpPeer,
-            Kind::BgpAdvertisement,
-            Kind::BfdProfile,
-            Kind::Community,
-        ];
-        kinds.into_iter().any(|known| known.as_str() == kind)
-    };
+    let is_configuration =
+        |kind: &str| Kind::ALL.into_iter().any(|known| known.is_configuration() && known.as_str() == kind);
     let read =
         update.diagnostics.iter().filter(|found| found.severity == Severity::Error && is_configuration(&found.kind));
     let mut errors: Vec<String> =

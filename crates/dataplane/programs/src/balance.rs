@@ -7,7 +7,7 @@ use evenkeel_maps::{
 };
 
 use crate::{
-    atomic,
+    atomic, datagram,
     flows::{self, Found},
     fragment,
     frame::{Frame, Receiver},
@@ -71,7 +71,7 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         Err(Outcome::RescuedSyn) => rescue::refused(frame, work, settings, now),
         Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
         Err(Outcome::ResetLateAnswer) => rescue::late(frame, work, settings, Hook::Arriving),
-        Err(Outcome::RescuedDatagram) => rescue::datagram(frame, work, settings, now),
+        Err(Outcome::RescuedDatagram) => datagram::rescue(frame, work, settings, now),
         Err(outcome) => Err(outcome),
     };
     match decision {
@@ -346,7 +346,8 @@ fn known_flow(
         }
         found.note(bits);
     } else {
-        let usable = (state == backend_state::ACTIVE && !rescue::is_out(backend, now)) || state == backend_state::DRAIN;
+        let usable =
+            (state == backend_state::ACTIVE && !datagram::is_out(backend, now)) || state == backend_state::DRAIN;
         let client_quiet = now.wrapping_sub(flow.client_seen);
         let exchange_over = flow.datagrams < UDP_SESSION_DATAGRAMS && client_quiet > ticks::UDP_EXCHANGE_IDLE;
         if gone || !usable || quiet > ticks::UDP_IDLE || (exchange_over && state == backend_state::DRAIN) {
@@ -585,7 +586,7 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
         if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
             continue;
         }
-        if backend.ejected_until != 0 && rescue::is_avoided(slot, now) {
+        if backend.ejected_until != 0 && datagram::is_avoided(slot, now) {
             avoided = slot;
             continue;
         }
@@ -655,7 +656,7 @@ pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Out
     }
     if work.packet.transport == Transport::Icmp {
         return match icmp::egress(frame, work, interface, settings) {
-            Outcome::RescuedDatagram => rescue::datagram_departs(frame, work, settings),
+            Outcome::RescuedDatagram => datagram::rescue_departing(frame, work, settings),
             outcome => outcome,
         };
     }

@@ -4,13 +4,12 @@
 use evenkeel_maps::{Backend, Flow, Interface, Outcome, Settings, TCP, Tuple, UDP, mode};
 
 use crate::{
-    balance, checksum,
+    balance, checksum, datagram,
     flows::{self, Found},
     frame::{Checksum, Frame, Receiver, pointer},
     maps::{self, BACKENDS, Work},
     ndp,
     packet::{self, ETHERNET, Ipv4Header, Ipv6Header, Packet},
-    rescue,
     rewrite::{Ends, Ttl, rewrite},
     send::Names,
 };
@@ -315,8 +314,8 @@ fn about_request(work: &mut Work, settings: &Settings, arriving: bool, reason: R
     // Nobody but the backend itself knows that nothing listens there.
     let is_refusal =
         reason == Reason::Port && quoted.tuple.protocol == UDP && packet.tuple.source == quoted.tuple.destination;
-    if is_refusal && rescue::eject(work, &found, settings, balance::now(settings)) && !is_kernels {
-        if rescue::quotes_all(work) {
+    if is_refusal && datagram::eject(work, &found, settings, balance::now(settings)) && !is_kernels {
+        if datagram::quotes_all(work) {
             return Err(Some(Outcome::RescuedDatagram));
         }
     }

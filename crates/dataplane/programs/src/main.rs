@@ -20,6 +20,7 @@ mod arp;
 mod atomic;
 mod balance;
 mod checksum;
+mod datagram;
 mod flows;
 mod fragment;
 mod frame;

@@ -72,6 +72,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::IpAddressPool,
+        Self::L2Advertisement,
+        Self::BgpPeer,
+        Self::BgpAdvertisement,
+        Self::BfdProfile,
+        Self::Community,
+        Self::Secret,
+        Self::Node,
+        Self::Namespace,
+    ];
+
     /// The kind as a manifest spells it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -52,12 +52,7 @@ pub struct Options {
 impl Options {
     /// All kinds there are in an API.
     pub fn new(namespace: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            kinds: resource::KINDS.into_iter().collect(),
-            streams: true,
-            observe: false,
-        }
+        Self { namespace: namespace.into(), kinds: resource::kinds().collect(), streams: true, observe: false }
     }
 
     /// As a controller needs it: without the endpoints of services, which are most of what there is, and with what it

@@ -8,19 +8,9 @@ use serde_json::Value;
 use crate::manifest;
 
 /// What is read of an API. `Endpoints` are the same as the slices an API server makes of them.
-pub(super) const KINDS: [Kind; 11] = [
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::IpAddressPool,
-    Kind::L2Advertisement,
-    Kind::BgpPeer,
-    Kind::BgpAdvertisement,
-    Kind::BfdProfile,
-    Kind::Community,
-    Kind::Secret,
-    Kind::Node,
-    Kind::Namespace,
-];
+pub(super) fn kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| *kind != Kind::Endpoints)
+}
 
 /// A collection of objects.
 #[derive(Clone, Debug)]

@@ -5,19 +5,12 @@ mod haproxy;
 mod iptables;
 mod nft;
 mod nginx;
+mod proxy;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr, TcpStream},
-    path::Path,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use evenkeel_lab::{
-    Child, Namespace,
     manifests::{Condition, Port, Protocol},
     topology::{Backend, UPLINK},
 };
@@ -25,7 +18,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     attached::Attached,
-    site::{PORTS, Site, TCP, VIP},
+    site::{PORTS, Site, VIP},
 };
 
 pub use evenkeel::Forwarding;
@@ -84,8 +77,8 @@ impl Kind {
             }
             Self::Nft => Box::new(nft::Nft::new(site)?),
             Self::Iptables => Box::new(iptables::Iptables::new(site)?),
-            Self::Haproxy => Box::new(haproxy::Haproxy::new(site)?),
-            Self::Nginx => Box::new(nginx::Nginx::new(site)?),
+            Self::Haproxy => Box::new(haproxy::new(site)?),
+            Self::Nginx => Box::new(nginx::new(site)?),
         })
     }
 }
@@ -173,29 +166,4 @@ const fn protocol(port: Port) -> &'static str {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
     }
-}
-
-/// A command that may open more files than the usual 1,024: a proxy has two for each connection.
-fn with_many_files(program: &Path) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", "ulimit -n 16384 && exec \"$0\" \"$@\""]).arg(program);
-    command
-}
-
-/// Waits until a proxy accepts connections from clients.
-fn wait_until_open(client: &Namespace, proxy: &Child) -> Result<()> {
-    let address = SocketAddr::from((VIP, TCP.port));
-    let deadline = Instant::now() + START_TIMEOUT;
-    client.enter(|| {
-        loop {
-            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-                Ok(_) => return Ok(()),
-                Err(_) if !proxy.is_running() => bail!("it ended: {}", proxy.stderr().join("\n")),
-                Err(error) if Instant::now() > deadline => {
-                    return Err(error).context(format!("connecting to {address}"));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    })?
 }
