@@ -69,6 +69,9 @@ pub struct Watched {
 /// What elections say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elections {
+    /// The [`Ownership::revision`] they were held by. What they say is not acted on once there is a newer one: who was elected
+    /// when nobody held an address would take it from whoever has come to hold it since.
+    pub revision: u64,
     /// The elected node of each address that this node could carry out as well.
     pub elected: BTreeMap<IpAddr, Node>,
     /// Those of them that nobody holds and that a node without an agent comes first for.
@@ -306,6 +309,7 @@ impl Ownership {
     pub fn has_left(&self) -> bool {
         let mut held = self.records.iter().filter(|(_, record)| record.holder == self.me).map(|(address, _)| address);
         self.leaving
+            && self.is_elected_by_the_newest()
             && self.lingering.is_empty()
             && self.standings.get(&self.me) == Some(&Standing::Leaving)
             && held.all(|address| self.elections.elected.get(&address).is_none_or(|elected| *elected == self.me))
@@ -456,6 +460,10 @@ impl Ownership {
             // What is due and was not done waits for something to happen.
             .filter(|due| *due > now)
             .min()
+    }
+
+    fn is_elected_by_the_newest(&self) -> bool {
+        self.elections.revision == self.revision
     }
 
     fn elect(&mut self, elections: Elections, now: Instant) {
@@ -622,7 +630,7 @@ impl Ownership {
     }
 
     fn take(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        if !self.able || self.leaving || self.dead_until.is_some() {
+        if !self.able || self.leaving || self.dead_until.is_some() || !self.is_elected_by_the_newest() {
             return;
         }
         let settled = self.began.is_some_and(|began| began + self.timing.settling <= now);

@@ -113,7 +113,17 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// Nodes whose agents have all come up.
     fn new(nodes: usize, addresses: usize) -> Self {
+        let mut cluster = Self::of(nodes, addresses);
+        (0..nodes).for_each(|n| cluster.start_agent(n));
+        cluster.run(10);
+        cluster.none = 0;
+        cluster
+    }
+
+    /// Nodes without agents.
+    fn of(nodes: usize, addresses: usize) -> Self {
         let hosts = (0..nodes)
             .map(|n| Host {
                 name: format!("node-{n}").into(),
@@ -129,7 +139,7 @@ impl Cluster {
                 seen: None,
             })
             .collect();
-        let mut cluster = Self {
+        Self {
             now: any_instant(),
             steps: 0,
             addresses: (0..addresses).map(|n| [10, 0, 0, u8::try_from(n).unwrap()].into()).collect(),
@@ -139,11 +149,7 @@ impl Cluster {
             announced: 0,
             none: 0,
             two: 0,
-        };
-        (0..nodes).for_each(|n| cluster.start_agent(n));
-        cluster.run(10);
-        cluster.none = 0;
-        cluster
+        }
     }
 
     fn start_agent(&mut self, n: usize) {
@@ -210,14 +216,15 @@ impl Cluster {
             agent.handle(input, now);
         }
         agent.handle(Input::Claims(host.claimed.clone()), now);
+        // As the driver does it: what is heard may be acted on before the elections that it calls for are held.
         for _ in 0..2 {
+            for output in agent.poll(now) {
+                self.carry_out(n, &agent, output);
+            }
             if self.hosts[n].seen != Some(agent.revision()) {
                 self.hosts[n].seen = Some(agent.revision());
                 let elections = self.elect(&agent);
                 agent.handle(Input::Elected(elections), now);
-            }
-            for output in agent.poll(now) {
-                self.carry_out(n, &agent, output);
             }
         }
         if agent.has_begun() {
@@ -254,7 +261,8 @@ impl Cluster {
                 watched.entry(owner).or_insert(Watched { address: *address, candidates: able.clone() });
             }
         }
-        Elections { elected, provisional, used: Some(self.addresses.iter().copied().collect()), watched }
+        let used = Some(self.addresses.iter().copied().collect());
+        Elections { revision: agent.revision(), elected, provisional, used, watched }
     }
 
     fn carry_out(&mut self, n: usize, agent: &Ownership, output: Output) {
@@ -375,6 +383,23 @@ fn every_address_gets_one_owner_and_they_spread() {
     let owners: BTreeSet<usize> = (0..9).map(|address| cluster.owner(address)).collect();
     assert_eq!(owners.len(), 3);
     assert_eq!(cluster.two, 0);
+}
+
+/// Agents that come up one after the other, as slowly as they like: who has taken an address keeps it.
+#[test]
+fn an_address_taken_while_agents_start_stays_where_it_is() {
+    for delay in (0..150).step_by(7) {
+        let mut cluster = Cluster::of(3, 9);
+        for n in 0..3 {
+            cluster.start_agent(n);
+            (0..delay * n).for_each(|_| cluster.step());
+        }
+        cluster.run(30);
+        cluster.ensure_one_responder();
+        let passed_on = cluster.addresses.iter().filter(|address| cluster.api.records[address].epoch > 1);
+        assert_eq!(passed_on.count(), 0, "{delay} steps between agents");
+        assert_eq!(cluster.two, 0, "{delay} steps between agents");
+    }
 }
 
 #[test]

@@ -170,6 +170,7 @@ impl Cluster {
     /// Tells the elections' results; what this node does not carry it cannot own. `complete`: all services are known.
     pub(crate) fn set_elected(&mut self, plan: &Plan, not_carried: &HashSet<IpAddr>, complete: bool, now: Instant) {
         let mut elections = Elections {
+            revision: self.elected_by.unwrap_or_default(),
             used: complete.then(|| plan.services.values().flat_map(|one| one.addresses.iter().copied()).collect()),
             ..Elections::default()
         };
