@@ -1,6 +1,10 @@
 //! The agent ends, in whatever way, and comes back: the data path does not notice.
 
-use std::{collections::BTreeSet, fs, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Instant,
+};
 
 use anyhow::ensure;
 use evenkeel_lab::{
@@ -35,6 +39,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("lifecycle::a_restart_with_a_broken_manifest_keeps_what_is_carried", a_restart_with_a_broken_manifest),
     ("lifecycle::a_second_run_is_refused", a_second_run_is_refused),
+    ("lifecycle::the_verifier_has_little_to_do", the_verifier_has_little_to_do),
 ];
 
 /// Long-lived connections.
@@ -216,5 +221,22 @@ fn a_second_run_is_refused(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(agent.is_running());
     ensure!(Attached::of(&world.lab.node)? == before, "the refused run changed what is attached");
     client::get(&world.lab.client, vip(HTTP))?;
+    Ok(())
+}
+
+/// Far below the million that is allowed, so that kernels with other verifiers have room, and a start takes no processor away.
+fn the_verifier_has_little_to_do(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let _running = World::start(sandbox, &Setup { hook: "xdp-generic", ..Setup::default() })?;
+    let mut counts = BTreeMap::new();
+    for program in aya::programs::loaded_programs() {
+        // One that has just been unloaded.
+        let Ok(program) = program else { continue };
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        if let Some(count) = program.verified_instruction_count().filter(|_| name.starts_with("evenkeel_")) {
+            counts.insert(name, count);
+        }
+    }
+    ensure!(counts.contains_key("evenkeel_xdp") && counts.contains_key("evenkeel_out"), "{counts:?}");
+    ensure!(counts.values().all(|count| *count < 300_000), "{counts:?}");
     Ok(())
 }

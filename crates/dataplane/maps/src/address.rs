@@ -8,8 +8,18 @@ use core::{
 /// An IPv6 address, or an IPv4 address in its IPv6 form (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), in network byte order:
 /// one kind of key serves both families.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::derived_hash_with_manual_eq, clippy::derive_ord_xor_partial_ord, reason = "equal are the same bytes")]
 pub struct Address(pub [u8; 16]);
+
+impl PartialEq for Address {
+    /// Word by word: bytes would be loaded one by one, and the verifier would follow a branch at each.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b], [c, d]) = (self.halves(), other.halves());
+        (a ^ c) | (b ^ d) == 0
+    }
+}
 
 impl Address {
     /// `::`.

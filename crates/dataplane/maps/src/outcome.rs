@@ -186,6 +186,19 @@ impl Outcome {
     pub const fn index(self) -> u32 {
         self as u32
     }
+
+    /// The outcome with this index.
+    #[expect(unsafe_code, reason = "the programs cannot afford to search a table")]
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(index: u32) -> Option<Self> {
+        if index < Self::COUNT as u32 {
+            // SAFETY: outcomes are numbered from zero without a gap.
+            Some(unsafe { core::mem::transmute::<u32, Self>(index) })
+        } else {
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +213,7 @@ mod tests {
         assert_eq!(names.len(), Outcome::COUNT);
         for (position, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(outcome.index() as usize, position);
+            assert_eq!(Outcome::of(outcome.index()), Some(*outcome));
             assert_eq!(outcome.verdict() == Verdict::Drop, outcome.name().starts_with("drop_"));
         }
     }

@@ -14,11 +14,11 @@ use crate::{
     icmp, limits,
     maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, TURNS, Work},
     packet::{self, Packet, Transport, tcp_flags},
-    refuse,
     rescue::{self, Hook},
-    rewrite::Ends,
-    send::{self, Names, Target},
+    rewrite::{Ends, Ttl, rewrite},
+    send::{Names, Target},
     source,
+    steps::{self, Step},
 };
 
 /// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
@@ -58,41 +58,36 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
     }
     let now = now(settings);
     work.from_host = false;
-    let decision = if work.packet.transport == Transport::Icmp {
-        icmp::ingress(frame, work, interface, settings)
-    } else {
-        ports(frame, work, interface, settings, to_vip, now)
-    };
+    let decision =
+        if work.packet.transport == Transport::Icmp { frame.arriving_icmp(work, now) } else { frame.ports(work, now) };
     let decision = match decision {
-        Ok(()) => {
-            rescue::save(frame, work, settings, now);
-            Ok(())
-        }
-        Err(Outcome::RescuedSyn) => rescue::refused(frame, work, settings, now),
-        Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
-        Err(Outcome::ResetLateAnswer) => rescue::late(frame, work, settings, Hook::Arriving),
-        Err(Outcome::RescuedDatagram) => datagram::rescue(frame, work, settings, now),
+        Ok(()) => rescue::save(frame, work, now),
+        Err(Outcome::RescuedSyn) => frame.refused(work, now),
+        Err(Outcome::RepickedSyn) => frame.repick(work, now),
+        Err(Outcome::ResetLateAnswer) => frame.arriving_late(work, now),
+        Err(Outcome::RescuedDatagram) => frame.rescue_datagram(work, now),
         Err(outcome) => Err(outcome),
     };
-    match decision {
-        Ok(()) => send::forward(frame, work, settings, now),
-        Err(Outcome::RefusedReset) => refuse::refuse(frame, &work.packet, settings, now),
-        Err(Outcome::ResetBackendGone) => refuse::reset_gone(frame, &work.packet, settings, now),
-        Err(outcome) => outcome,
-    }
+    carry_out(frame, work, decision, now)
+}
+
+/// What a decision comes to.
+#[inline(always)]
+fn carry_out(frame: &impl Frame, work: &mut Work, decision: Step, now: u32) -> Outcome {
+    let end = match decision {
+        Ok(()) => frame.forward(work, now),
+        Err(Outcome::RefusedReset) => frame.refuse(work, now),
+        Err(Outcome::ResetBackendGone) => frame.reset_gone(work, now),
+        Err(outcome) => return outcome,
+    };
+    end.err().unwrap_or(Outcome::DropRewrite)
 }
 
 /// A packet with ports, or a fragment of one: where it goes, into `work.target`; or what becomes of it instead.
 #[inline(always)]
-fn ports(
-    frame: &impl Frame,
-    work: &mut Work,
-    interface: &Interface,
-    settings: &Settings,
-    to_vip: bool,
-    now: u32,
-) -> Result<(), Outcome> {
-    if frame.receiver(interface) != Receiver::Host {
+pub fn ports(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Step {
+    let interface = maps::interface(frame.interface());
+    if frame.receiver(&interface) != Receiver::Host {
         return Err(Outcome::PassOtherHost);
     }
     if settings.mode == mode::OBSERVE {
@@ -107,12 +102,13 @@ fn ports(
         }
         Transport::LaterFragment => {
             if matches!(work.packet.tuple.protocol, ICMP | ICMPV6) && maps::is_vip(&work.packet.tuple.destination) {
-                return Err(icmp::later_fragment(frame, &work.packet, interface));
+                return Err(icmp::later_fragment(frame, &work.packet, &interface));
             }
             fragment::recall(&mut work.packet, now);
         }
         Transport::Icmp | Transport::Other | Transport::Truncated => return Err(unbalanced(&work.packet)),
     }
+    let to_vip = maps::is_watched(&work.packet.tuple.destination);
     decide(work, to_vip, settings, now)
 }
 
@@ -138,7 +134,7 @@ fn unbalanced(packet: &Packet) -> Outcome {
 
 /// Where a packet goes, into `work.target`; or what becomes of it instead.
 #[inline(always)]
-fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Result<(), Outcome> {
+pub fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Result<(), Outcome> {
     let hash = work.packet.tuple.hash(settings.hash_seed);
     let mut found = Found::NOTHING;
     let mut is_stale = false;
@@ -151,7 +147,7 @@ fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Resul
             return decision;
         }
     }
-    if !is_stale && flows::find_reply(&work.packet.tuple, settings, &mut found) {
+    if !is_stale && !work.packet.opens() && flows::find_reply(&work.packet.tuple, settings, &mut found) {
         let decision = reply(&work.packet, &mut work.target, &found, settings, now);
         if matches!(decision, Err(Outcome::RescuedSyn)) {
             work.found = found.noted();
@@ -572,34 +568,33 @@ const ALL_TAKEN: u32 = u32::MAX - 1;
 /// of its packets, into `work.reply`.
 #[inline(never)]
 fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
-    let Work { packet, reply, frontend, .. } = work;
-    let hash = pick_hash(&packet.tuple, frontend, settings.hash_seed);
+    let hash = pick_hash(&work.packet.tuple, &work.frontend, settings.hash_seed);
     let (mut reason, mut avoided) = (NO_BACKEND, NO_BACKEND);
-    let size = frontend.table_size;
+    let size = work.frontend.table_size;
     if size == 0 {
         return reason;
     }
     for step in 0..PICKS {
         let entry = (hash as u32).wrapping_add(step) % size;
-        let Some(slot) = maps::table_slot(frontend.table_row, entry) else { break };
+        let Some(slot) = maps::table_slot(work.frontend.table_row, entry) else { break };
         let Some(backend) = BACKENDS.get(slot) else { break };
         if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
             continue;
         }
-        if backend.ejected_until != 0 && datagram::is_avoided(slot, now) {
+        if backend.ejected_until != 0 && steps::is_avoided(slot, now) {
             avoided = slot;
             continue;
         }
-        *reply = reply_tuple(packet, backend);
-        if !is_taken(reply, packet, settings, now) {
+        work.reply = reply_tuple(&work.packet, backend);
+        if !steps::is_taken(work, now) {
             return slot;
         }
         reason = ALL_TAKEN;
     }
     // Better one that refused somebody a moment ago than none.
     let Some(backend) = BACKENDS.get(avoided) else { return reason };
-    *reply = reply_tuple(packet, backend);
-    if is_taken(reply, packet, settings, now) { ALL_TAKEN } else { avoided }
+    work.reply = reply_tuple(&work.packet, backend);
+    if steps::is_taken(work, now) { ALL_TAKEN } else { avoided }
 }
 
 /// Whether a backend's share includes the flow with this hash.
@@ -608,10 +603,11 @@ fn takes(backend: &Backend, hash: u32) -> bool {
     backend.share == Backend::FULL_SHARE || ((hash.wrapping_mul(0x9e37_79b1) >> 24) as u8) < backend.share
 }
 
-/// Whether the backend already talks to this client address and port on behalf of another frontend: its replies could
-/// not be told apart.
-#[inline(never)]
-pub fn is_taken(key: &Tuple, packet: &Packet, settings: &Settings, now: u32) -> bool {
+/// Whether the backend that would answer by `work.reply` already talks to this client address and port on behalf of another
+/// frontend: its replies could not be told apart.
+#[inline(always)]
+pub fn is_taken(work: &Work, settings: &Settings, now: u32) -> bool {
+    let Work { packet, reply: key, .. } = work;
     let mut found = Found::NOTHING;
     if !flows::find_reply(key, settings, &mut found) {
         return false;
@@ -643,26 +639,51 @@ pub fn pick_hash(tuple: &Tuple, frontend: &Frontend, seed: u64) -> u64 {
 
 /// A packet that leaves: a reply gets its VIP back, and what this host itself sends to a VIP of its own is balanced.
 #[inline(always)]
-pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Outcome {
-    let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Outcome::PassEgress };
+pub fn egress(frame: &impl Frame, ether_type: u16) -> Outcome {
+    leave(frame, ether_type).err().unwrap_or(Outcome::PassEgress)
+}
+
+#[inline(always)]
+fn leave(frame: &impl Frame, ether_type: u16) -> Step {
+    let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Err(Outcome::PassEgress) };
     let ipv6 = ether_type == packet::ETHER_TYPE_IPV6;
-    let Some((source, destination, protocol)) = packet::glance(frame, ipv6) else { return Outcome::PassEgress };
+    let Some((source, destination, protocol)) = packet::glance(frame, ipv6) else { return Err(Outcome::PassEgress) };
     let to_own_vip = maps::is_watched(&destination) && frame.is_from_host();
     if !maps::is_watched(&source) && !to_own_vip && !packet::may_be_icmp(protocol) {
-        return Outcome::PassEgress;
+        return Err(Outcome::PassEgress);
     }
     if packet::parse(frame, ether_type, &mut work.packet).is_none() {
-        return Outcome::PassEgress;
+        return Err(Outcome::PassEgress);
     }
-    if work.packet.transport == Transport::Icmp {
-        return match icmp::egress(frame, work, interface, settings) {
-            Outcome::RescuedDatagram => datagram::rescue_departing(frame, work, settings),
-            outcome => outcome,
-        };
+    let now = now(settings);
+    let decision = if work.packet.transport == Transport::Icmp {
+        frame.leaving_icmp(work, now)
+    } else {
+        frame.leaving_ports(work, now)
+    };
+    match decision {
+        Ok(()) => Err(from_host(frame, work, now)),
+        Err(Outcome::RescuedSyn) => {
+            frame.refused(work, now)?;
+            if matches!(work.target.names.direct, Outcome::RescuedSyn) {
+                return frame.depart(work, now);
+            }
+            frame.restore(work, now)
+        }
+        Err(Outcome::ResetLateAnswer) => frame.leaving_late(work, now).and_then(|()| frame.depart(work, now)),
+        Err(Outcome::RescuedDatagram) => frame.rescue_datagram(work, now).and_then(|()| frame.depart(work, now)),
+        end => end,
     }
+}
+
+/// A packet with ports, or a fragment of one, that leaves. `Ok`: this host sends it to a VIP that it owns. `RescuedSyn`,
+/// `ResetLateAnswer`: what is to be done about it.
+#[inline(always)]
+pub fn leaving_ports(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Step {
+    let interface = maps::interface(frame.interface());
+    let to_own_vip = frame.is_from_host() && maps::is_watched(&work.packet.tuple.destination);
     let packet = &mut work.packet;
     // Flows that exist are carried on whatever the mode is.
-    let now = now(settings);
     match packet.transport {
         Transport::Tcp | Transport::Udp => {
             if packet.is_first_fragment {
@@ -670,63 +691,51 @@ pub fn egress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Out
             }
         }
         Transport::LaterFragment if to_own_vip && matches!(packet.tuple.protocol, ICMP | ICMPV6) => {
-            return icmp::later_fragment_of_host(frame, packet, interface);
+            return Err(icmp::later_fragment_of_host(frame, packet, &interface));
         }
         Transport::LaterFragment => fragment::recall(packet, now),
-        _ => return Outcome::PassEgress,
+        _ => return Err(Outcome::PassEgress),
     }
     let mut found = Found::NOTHING;
     if !flows::find_reply(&packet.tuple, settings, &mut found) {
-        if to_own_vip && maps::is_owned_on(&packet.tuple.destination, interface) && settings.mode == mode::ACTIVE {
-            return from_host(frame, work, settings, now);
+        if to_own_vip && maps::is_owned_on(&packet.tuple.destination, &interface) && settings.mode == mode::ACTIVE {
+            return Ok(());
         }
-        if packet.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
-            || !rescue::is_late(packet, settings, now, Hook::Leaving)
-        {
-            return Outcome::PassEgress;
-        }
-        if let Err(outcome) = rescue::late(frame, work, settings, Hook::Leaving) {
-            return outcome;
-        }
-        return rescue::depart(frame, work, settings, now);
+        let is_late = packet.flags & (tcp_flags::SYN | tcp_flags::RST) != 0
+            && rescue::is_late(packet, settings, now, Hook::Leaving);
+        return Err(if is_late { Outcome::ResetLateAnswer } else { Outcome::PassEgress });
     }
-    let mut names = Names { direct: Outcome::ReplyRestored, stack: Outcome::ReplyRestored, untouched: false };
     if refuses(packet, found.flow(), settings) {
         work.found = found.noted();
-        if let Err(outcome) = rescue::refused(frame, work, settings, now) {
-            return outcome;
-        }
-        match work.target.names.direct {
-            Outcome::RescuedSyn => return rescue::depart(frame, work, settings, now),
-            Outcome::ReplyDirect => {}
-            _ => names = work.target.names,
-        }
-    } else {
-        note_reply(packet, &found, settings, now);
+        return Err(Outcome::RescuedSyn);
     }
-    match crate::rewrite::rewrite(frame, &work.packet, &restored(found.flow()), crate::rewrite::Ttl::Keep) {
-        Some(()) => names.stack,
-        None => Outcome::DropRewrite,
-    }
+    note_reply(packet, &found, settings, now);
+    restore(frame, packet, &restored(found.flow()), Outcome::ReplyRestored)
+}
+
+/// A refusal that goes to its client in the end, as `work.target` says.
+#[inline(always)]
+pub fn restore_refusal(frame: &impl Frame, work: &Work) -> Step {
+    let Target { ends, names, .. } = &work.target;
+    let name = if matches!(names.direct, Outcome::ReplyDirect) { Outcome::ReplyRestored } else { names.stack };
+    restore(frame, &work.packet, ends, name)
+}
+
+#[inline(always)]
+fn restore(frame: &impl Frame, packet: &Packet, ends: &Ends, name: Outcome) -> Step {
+    Err(rewrite(frame, packet, ends, Ttl::Keep).map_or(Outcome::DropRewrite, |()| name))
 }
 
 /// A packet of this host's to a VIP that it owns: no other host would take it. It goes past the host's own stack, which has
 /// handled it already.
 #[inline(always)]
-fn from_host(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
+fn from_host(frame: &impl Frame, work: &mut Work, now: u32) -> Outcome {
     work.from_host = true;
-    let decision = match decide(work, true, settings, now) {
-        Err(Outcome::RepickedSyn) => rescue::repick(work, settings, now),
+    let decision = match frame.ports_of_host(work, now) {
+        Ok(()) => rescue::save(frame, work, now),
+        Err(Outcome::RepickedSyn) => frame.repick(work, now),
+        Err(Outcome::PassNotVip) => Err(Outcome::PassEgress),
         decision => decision,
     };
-    match decision {
-        Ok(()) => {
-            rescue::save(frame, work, settings, now);
-            send::forward(frame, work, settings, now)
-        }
-        Err(Outcome::RefusedReset) => refuse::refuse(frame, &work.packet, settings, now),
-        Err(Outcome::ResetBackendGone) => refuse::reset_gone(frame, &work.packet, settings, now),
-        Err(Outcome::PassNotVip) => Outcome::PassEgress,
-        Err(outcome) => outcome,
-    }
+    carry_out(frame, work, decision, now)
 }

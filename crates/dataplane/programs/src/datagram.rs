@@ -42,7 +42,7 @@ fn is_ahead(until: u32, now: u32) -> bool {
 
 /// Whether a new flow is to avoid a backend that refused a datagram. Once its time is over, one flow tries it for as long
 /// again; if it refuses that too, its time begins anew, else it is as any other.
-#[inline(never)]
+#[inline(always)]
 pub fn is_avoided(slot: u32, now: u32) -> bool {
     let Some(backend) = BACKENDS.get_ptr_mut(slot) else { return false };
     // SAFETY: inside the map's memory, aligned.
@@ -112,16 +112,6 @@ pub fn rescue<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u3
     work.target.names = RESCUED_DATAGRAM;
     balance::count_traffic(work.flow.backend, work.packet.frame_length, true);
     Ok(())
-}
-
-/// The same where the error was leaving.
-#[inline(always)]
-pub fn rescue_departing<F: Frame>(frame: &F, work: &mut Work, settings: &Settings) -> Outcome {
-    let now = balance::now(settings);
-    match rescue(frame, work, settings, now) {
-        Ok(()) => rescue::depart(frame, work, settings, now),
-        Err(outcome) => outcome,
-    }
 }
 
 /// Makes the frame the datagram of `length` bytes that it quotes, with the ends that the client of `work.flow` gave it, and

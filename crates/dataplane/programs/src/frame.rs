@@ -4,8 +4,10 @@ use core::ffi::c_void;
 
 use evenkeel_maps::Interface;
 
+use crate::steps::Steps;
+
 /// A frame at a hook. The code above is written once, for every hook there is.
-pub trait Frame {
+pub trait Frame: Steps {
     /// Whether the hook sees the frame before the kernel has looked at it: then VLAN tags are in the data, and nobody has
     /// checked whom it is addressed to.
     const RAW: bool;

@@ -34,11 +34,10 @@ mod rescue;
 mod rewrite;
 mod send;
 mod source;
+mod steps;
 mod tc;
 mod word;
 mod xdp;
-
-use core::cell::Cell;
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, xdp_action},
@@ -47,7 +46,7 @@ use aya_ebpf::{
 };
 use evenkeel_maps::{Interface, Outcome, Verdict};
 
-use crate::{frame::Frame, tc::SocketBuffer, xdp::DriverBuffer};
+use crate::{frame::Frame, steps::Steps as _, tc::SocketBuffer, xdp::DriverBuffer};
 
 /// Continue with the hook's next program, then with the kernel (`TC_ACT_UNSPEC`, which tcx calls `TCX_NEXT`).
 const NEXT: i32 = -1;
@@ -65,13 +64,13 @@ pub fn evenkeel_in(ctx: TcContext) -> i32 {
 /// Packets that arrive on an interface attached to by XDP.
 #[xdp(frags)]
 pub fn evenkeel_xdp(ctx: XdpContext) -> u32 {
-    let frame = DriverBuffer { context: &ctx, action: Cell::new(xdp_action::XDP_PASS) };
+    let frame = DriverBuffer { context: &ctx };
     let interface = maps::interface(frame.interface());
     let outcome = ingress(&frame, &interface);
     maps::count(&interface, outcome);
     match outcome.verdict() {
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Redirect => frame.action.get(),
+        Verdict::Redirect => maps::work().map_or(xdp_action::XDP_DROP, |work| work.driver_action),
         Verdict::Drop => xdp_action::XDP_DROP,
     }
 }
@@ -82,11 +81,9 @@ pub fn evenkeel_out(ctx: TcContext) -> i32 {
     let frame = SocketBuffer { context: &ctx, leaves: true };
     let interface = maps::interface(frame.interface());
     let outcome = match frame.ether_type() {
-        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => {
-            balance::egress(&frame, &interface, ether_type)
-        }
+        ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => balance::egress(&frame, ether_type),
         // This host asks for a VIP of its own, and nobody else would answer.
-        packet::ETHER_TYPE_ARP if frame.is_from_host() => arp::answer(&frame, &interface),
+        packet::ETHER_TYPE_ARP if frame.is_from_host() => arp(&frame, Outcome::PassEgress),
         _ => Outcome::PassEgress,
     };
     maps::count(&interface, outcome);
@@ -105,10 +102,15 @@ fn ingress(frame: &impl Frame, interface: &Interface) -> Outcome {
         ether_type @ (packet::ETHER_TYPE_IPV4 | packet::ETHER_TYPE_IPV6) => {
             balance::ingress(frame, interface, ether_type)
         }
-        packet::ETHER_TYPE_ARP => arp::answer(frame, interface),
+        packet::ETHER_TYPE_ARP => arp(frame, Outcome::PassArp),
         packet::ETHER_TYPE_VLAN | packet::ETHER_TYPE_SERVICE_VLAN => Outcome::PassVlan,
         _ => Outcome::PassNotIp,
     }
+}
+
+#[inline(always)]
+fn arp(frame: &impl Frame, otherwise: Outcome) -> Outcome {
+    maps::work().and_then(|work| frame.answer_arp(work, 0).err()).unwrap_or(otherwise)
 }
 
 #[inline(always)]

@@ -108,6 +108,8 @@ pub struct Work {
     pub silent: u8,
     /// The flow that is to be brought to another backend.
     pub found: Noted,
+    /// What the driver is to do with a frame that has been sent.
+    pub driver_action: u32,
 }
 
 #[btf_map]

@@ -22,6 +22,7 @@ use crate::{
     rewrite::{Ends, Ttl, rewrite},
     send::{self, Names},
     source,
+    steps::{self, Step},
     word::{read_32, write_32},
 };
 
@@ -87,14 +88,15 @@ fn key(flow: &Flow, settings: &Settings) -> u64 {
 
 /// Keeps the packet if it is the SYN that has just opened `work.flow`.
 #[inline(always)]
-pub fn save<F: Frame>(frame: &F, work: &Work, settings: &Settings, now: u32) {
+pub fn save(frame: &impl Frame, work: &mut Work, now: u32) -> Step {
     if work.packet.opens() && matches!(work.target.names.direct, Outcome::ForwardNew) {
-        keep(frame, work, settings, now);
+        return frame.keep(work, now);
     }
+    Ok(())
 }
 
-#[inline(never)]
-fn keep<F: Frame>(frame: &F, work: &Work, settings: &Settings, now: u32) {
+#[inline(always)]
+pub fn keep<F: Frame>(frame: &F, work: &Work, settings: &Settings, now: u32) {
     let Work { packet, flow, .. } = work;
     if settings.rescue_tries == 0 || !refuse::is_plain(packet) {
         return;
@@ -252,7 +254,7 @@ pub fn move_on(work: &mut Work, settings: &Settings, why: u8, now: u32) -> bool 
         if !source::choose(work, settings, hash, now) {
             return false;
         }
-    } else if balance::is_taken(&work.reply, &work.packet, settings, now) {
+    } else if steps::is_taken(work, now) {
         return false;
     }
     match work.found.found() {
@@ -476,9 +478,9 @@ fn write_syn(frame: &impl Frame, work: &mut Work, syn: &SavedSyn) -> bool {
 /// Sends a frame on to `work.target` that was leaving. What is to take the kernel's way arrives anew: its firewall sees the
 /// whole way of a packet from the client to the backend.
 #[inline(always)]
-pub fn depart<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
+pub fn depart(frame: &impl Frame, work: &mut Work, now: u32) -> Outcome {
     let direct = work.target.names.direct;
-    let outcome = send::forward(frame, work, settings, now);
+    let Err(outcome) = frame.forward(work, now) else { return Outcome::DropRewrite };
     if !matches!(outcome.verdict(), Verdict::Pass) {
         return outcome;
     }

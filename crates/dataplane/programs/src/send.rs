@@ -173,7 +173,7 @@ fn look_up<F: Frame>(frame: &F, work: &mut Work, hop: &mut NextHop, epoch: u32, 
 }
 
 /// Rewrites a packet and sends it on: directly, or by the kernel's own routing.
-#[inline(never)]
+#[inline(always)]
 pub fn forward<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
     let way = if work.target.direct { way(frame, work, settings, now) } else { Way::Kernel };
     let Work { packet, target, route, .. } = work;

@@ -1,10 +1,11 @@
 //! Replacing the client's address by one of this node's, so that the backend's replies come back here.
 
-use evenkeel_maps::{Flow, MAX_SOURCES, Settings, Tuple};
+use evenkeel_maps::{MAX_SOURCES, Settings};
 
 use crate::{
     flows::{self, Found},
     maps::{SOURCE_ADDRESSES, Work},
+    steps,
 };
 
 /// Ports tried for a flow.
@@ -17,8 +18,7 @@ const TRIES: u32 = 16;
 /// connection with this backend may still be in TIME-WAIT there is not used: its record is kept for that long.
 #[inline(never)]
 pub fn choose(work: &mut Work, settings: &Settings, hash: u32, now: u32) -> bool {
-    let Work { flow, reply, .. } = work;
-    let ipv6 = flow.client.0[10] != 0xff || flow.client.0[0] != 0;
+    let ipv6 = work.flow.client.0[10] != 0xff || work.flow.client.0[0] != 0;
     let (first, count) =
         if ipv6 { (MAX_SOURCES as u32, settings.sources_v6 as u32) } else { (0, settings.sources_v4 as u32) };
     let ports = settings.source_ports as u32;
@@ -29,20 +29,21 @@ pub fn choose(work: &mut Work, settings: &Settings, hash: u32, now: u32) -> bool
         let row = first + hash.wrapping_add(step) % count;
         let port = settings.source_port as u32 + (hash >> 8).wrapping_add(step) % ports;
         let Some(address) = SOURCE_ADDRESSES.get(row) else { return false };
-        reply.destination = *address;
-        reply.destination_port = (port as u16).to_be_bytes();
-        if is_free(flow, reply, settings, now) {
-            flow.source = row as u8;
-            flow.source_port = reply.destination_port;
+        work.reply.destination = *address;
+        work.reply.destination_port = (port as u16).to_be_bytes();
+        if steps::is_free(work, now) {
+            work.flow.source = row as u8;
+            work.flow.source_port = work.reply.destination_port;
             return true;
         }
     }
     false
 }
 
-/// Whether the port can be used towards the backend: by nobody in use, or by this very client before.
-#[inline(never)]
-fn is_free(flow: &Flow, reply: &Tuple, settings: &Settings, now: u32) -> bool {
+/// Whether the port in `work.reply` can be used towards the backend: by nobody in use, or by this very client before.
+#[inline(always)]
+pub fn is_free(work: &Work, settings: &Settings, now: u32) -> bool {
+    let Work { flow, reply, .. } = work;
     let mut found = Found::NOTHING;
     if !flows::find_reply(reply, settings, &mut found) {
         return true;

@@ -1,6 +1,6 @@
 //! Frames at the XDP hook: the driver's buffer, before the kernel has made a socket buffer of it. Checksums are complete.
 
-use core::{arch::asm, cell::Cell, ffi::c_void, mem::offset_of};
+use core::{arch::asm, ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -22,8 +22,6 @@ use crate::{
 /// A driver's buffer.
 pub struct DriverBuffer<'a> {
     pub context: &'a XdpContext,
-    /// What the driver is to do with it once it has been sent.
-    pub action: Cell<u32>,
 }
 
 #[repr(C)]
@@ -198,13 +196,14 @@ impl Frame for DriverBuffer<'_> {
 
     #[inline(always)]
     fn send(&self, interface: u32) {
-        if interface == self.interface() {
-            self.action.set(XDP_TX);
-            return;
+        let returns = interface == self.interface();
+        if let Some(work) = maps::work() {
+            work.driver_action = if returns { XDP_TX } else { XDP_REDIRECT };
         }
-        self.action.set(XDP_REDIRECT);
-        // SAFETY: a helper without pointers.
-        unsafe { bpf_redirect(interface, 0) };
+        if !returns {
+            // SAFETY: a helper without pointers.
+            unsafe { bpf_redirect(interface, 0) };
+        }
     }
 
     /// Nothing leaves through this hook.
