@@ -192,7 +192,7 @@ impl Outcome {
     #[inline(always)]
     #[must_use]
     pub const fn of(index: u32) -> Option<Self> {
-        if index < Self::COUNT as u32 {
+        if (index as usize) < Self::COUNT {
             // SAFETY: outcomes are numbered from zero without a gap.
             Some(unsafe { core::mem::transmute::<u32, Self>(index) })
         } else {
