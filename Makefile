@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint scenarios bpf bpf-check fuzz fuzz-packets image manifests clean
+.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint scenarios soak bpf bpf-check fuzz fuzz-packets image manifests clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,10 @@ fuzz: ## Fuzz every parser of outside bytes, TIME seconds each (needs rustup's n
 fuzz-packets: ## Run any packet at all through the real eBPF object: PACKETS (10 million) in at most TIME (600) seconds; needs root
 	$(CARGO) build --release --locked --package xtask
 	@scripts/privileged.sh $(TARGET)/release/xtask fuzz-packets --packets $(or $(PACKETS),10000000) --seconds $(or $(TIME),600)
+
+soak: ## Flows through the real eBPF object while endpoints come and go: FLOWS (10 million), CHANGES (100 thousand); needs root
+	$(CARGO) build --release --locked --package xtask
+	@scripts/privileged.sh $(TARGET)/release/xtask soak --flows $(or $(FLOWS),10000000) --changes $(or $(CHANGES),100000)
 
 image: ## An OCI image archive of the static binary, without Docker: target/image/evenkeel.oci.tar
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$$PWD=/evenkeel" $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu --package evenkeel

@@ -1,10 +1,11 @@
-//! Developer tasks: eBPF object, benchmarks, scenarios, fuzzing of the packet path, image.
+//! Developer tasks: eBPF object, benchmarks, scenarios, fuzzing and soaking of the packet path, image.
 
 mod bench;
 mod bpf;
 mod fuzz_packets;
 mod image;
 mod scenarios;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ enum Task {
     FuzzPackets(fuzz_packets::Args),
     Image(image::Args),
     Scenarios(scenarios::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Task::FuzzPackets(args) => fuzz_packets::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Scenarios(args) => scenarios::run(&args),
+        Task::Soak(args) => soak::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

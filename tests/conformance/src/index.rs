@@ -57,7 +57,8 @@ pub fn page(fixtures: &[Fixture]) -> anyhow::Result<String> {
          The cases in `tests/packets` run through the real eBPF object, on every hook and way of forwarding that they name:\n\
          `make lab LAB=conformance`. `UPDATE_PACKETS=1` writes what happens into them instead: read the difference before\n\
          committing it. `tests/conformance/src/fixture.rs` describes their lines, `crates/frames` the notation of frames.\n\
-         `make fuzz-packets` tries any packet at all.\n\n\
+         `make fuzz-packets` tries any packet at all. `make soak` has millions of flows while endpoints come and go, holds every packet\n\
+         against a model, and looks at the end whether anything is left.\n\n\
          This page is generated from the titles (`UPDATE_PACKETS=1 cargo test -p evenkeel-conformance`). Each line of the\n\
          table is a defect that load balancers really had, with the cases that would fail if this one had it.\n\n\
          | Defect | Held by |\n|---|---|\n",

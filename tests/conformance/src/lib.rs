@@ -4,6 +4,7 @@
 //! - [`node`]: a node with the object loaded and named neighbours, whose programs packets are run through.
 //! - [`check`]: runs the cases of a file on every program and shows what differs.
 //! - [`fuzz`]: any packet at all, and what must hold of it.
+//! - [`soak`]: millions of flows while endpoints come and go, held against a model.
 //! - [`index`]: which known defects of such programs which cases hold.
 
 pub mod check;
@@ -12,6 +13,8 @@ pub mod fixture;
 pub mod fuzz;
 pub mod index;
 pub mod node;
+mod random;
+pub mod soak;
 
 use std::{fs, path::Path};
 

@@ -134,6 +134,18 @@ impl Node {
         sandbox: &Sandbox,
         work: impl FnOnce(&mut Self) -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<T> {
+        Self::for_flows(sandbox, FLOWS, work)
+    }
+
+    /// The same with a table that is made for so many flows.
+    ///
+    /// # Errors
+    /// As [`Self::with`].
+    pub(crate) fn for_flows<T: Send>(
+        sandbox: &Sandbox,
+        flows: u32,
+        work: impl FnOnce(&mut Self) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         let mut lab = Lab::new(sandbox);
         let (node, outside) = (lab.namespace("node")?, lab.namespace("outside")?);
         wire(&lab, &node, &outside)?;
@@ -142,7 +154,7 @@ impl Node {
             let options = Options {
                 // Attached natively, an interface takes frames of XDP programs; the tc programs do not care.
                 hooks: HookChoice::only(evenkeel_loader::Hook::Xdp),
-                flows: FLOWS,
+                flows,
                 sources: own_addresses(),
                 // Two ports only, so that a fixture can use them up.
                 source_ports: 61_000..=61_001,
@@ -315,6 +327,34 @@ impl Node {
         vec![Hook::Tc, Hook::Xdp]
     }
 
+    /// The index of an interface.
+    pub(crate) fn index(&self, interface: &str) -> anyhow::Result<u32> {
+        Ok(self.interface(interface)?.index)
+    }
+
+    /// What an agent does now and then.
+    pub(crate) fn sweep(&mut self) -> anyhow::Result<()> {
+        self.data_path()?.reap();
+        Ok(())
+    }
+
+    /// Nothing is left of any flow, nor of a backend that is gone.
+    pub(crate) fn ensure_empty(&mut self) -> anyhow::Result<()> {
+        let data_path = self.data_path()?;
+        let tombstones = data_path.tombstones();
+        ensure!(tombstones.is_empty(), "backends that are gone keep their slots: {tombstones:?}");
+        let flows = data_path.flow_table().flows;
+        ensure!(flows == 0, "{flows} flows are left");
+        let flows = array::<FlowBucket>(map::FLOWS)?;
+        for bucket in flows.iter() {
+            ensure!(bucket?.tags == [FlowBucket::FREE; WAYS], "a way of a bucket is not free");
+        }
+        for bucket in array::<ReplyBucket>(map::REPLIES)?.iter() {
+            ensure!(bucket?.entries == [0; ReplyBucket::ENTRIES], "an entry of the reply index is left");
+        }
+        Ok(())
+    }
+
     fn interface(&self, name: &str) -> anyhow::Result<&Interface> {
         let found = self.interfaces.iter().find(|interface| interface.name == name);
         found.with_context(|| format!("there is no interface `{name}`: {UPLINK}, {PODS}"))
@@ -326,7 +366,7 @@ impl Node {
         Ok(data_path.answer_bit(self.interface(interface)?))
     }
 
-    fn data_path(&mut self) -> anyhow::Result<&mut DataPath> {
+    pub(crate) fn data_path(&mut self) -> anyhow::Result<&mut DataPath> {
         self.data_path.as_mut().context("the agent is not running")
     }
 
@@ -534,7 +574,7 @@ fn unattended() -> anyhow::Result<()> {
 }
 
 /// Makes every flow and fragment older.
-fn age(by: u32) -> anyhow::Result<()> {
+pub(crate) fn age(by: u32) -> anyhow::Result<()> {
     let mut flows = array::<FlowBucket>(map::FLOWS)?;
     for index in 0..flows.len() {
         let mut bucket = flows.get(&index, 0)?;

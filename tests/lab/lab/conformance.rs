@@ -8,6 +8,7 @@ use evenkeel_conformance::{
     fixture::Fixture,
     fuzz::{self, Plan},
     node::{Node, names},
+    soak,
 };
 use evenkeel_lab::Sandbox;
 use libtest_mimic::{Failed, Trial};
@@ -28,6 +29,10 @@ pub(crate) fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
             any_packet(sandbox, &fixtures).map_err(|error| Failed::from(format!("{error:#}")))
         }
     });
+    let months_of_rollouts = Trial::test("conformance::months_of_rollouts", move || {
+        let sandbox = sandbox.ok_or("no sandbox")?;
+        months_of_rollouts(sandbox).map_err(|error| Failed::from(format!("{error:#}")))
+    });
     fixtures
         .into_iter()
         .map(|fixture| {
@@ -37,7 +42,7 @@ pub(crate) fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
                 conforms(sandbox, &fixture).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
-        .chain([any_packet])
+        .chain([any_packet, months_of_rollouts])
         .collect()
 }
 
@@ -46,6 +51,14 @@ fn any_packet(sandbox: &Sandbox, fixtures: &[Fixture]) -> anyhow::Result<()> {
     let plan = Plan { packets: 200_000, time: Duration::from_secs(60), seed: 1 };
     let summary = fuzz::run(sandbox, fixtures, &names()?, plan, |_| {})?;
     ensure!(summary.outcomes.len() > 10, "too little happened:\n{}", summary.text());
+    Ok(())
+}
+
+/// `cargo xtask soak` has many more.
+fn months_of_rollouts(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let plan = soak::Plan { flows: 60_000, changes: 3_000, time: Duration::from_secs(600), seed: 1 };
+    let summary = soak::run(sandbox, plan, |_| {})?;
+    ensure!(summary.flows == plan.flows && summary.of_gone_pods > 100, "too little happened:\n{}", summary.text());
     Ok(())
 }
 

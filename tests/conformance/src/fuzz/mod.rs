@@ -18,9 +18,9 @@ use evenkeel_maps::Outcome;
 use crate::{
     fixture::{Action, BackendState, Fixture, Forwarding, Hook, Packet, Variant},
     node::{Node, Ran},
+    random::Random,
 };
 use kernel_log::KernelLog;
-use mutate::Random;
 
 /// Packets between changes of the configuration.
 const BETWEEN_CHANGES: u64 = 2_000;

@@ -2,7 +2,7 @@
 
 use evenkeel_frames::{Frame, Layer};
 
-use crate::fixture::Packet;
+use crate::{fixture::Packet, random::Random};
 
 /// Frames are no longer than this, in bytes.
 const LONGEST: usize = 1514;
@@ -10,46 +10,6 @@ const LONGEST: usize = 1514;
 const EDGES: [u8; 12] = [0x00, 0x01, 0x04, 0x05, 0x0f, 0x3f, 0x45, 0x60, 0x7f, 0x80, 0xfe, 0xff];
 /// Protocol numbers that are followed by a header.
 const PROTOCOLS: [u8; 11] = [0, 1, 4, 6, 17, 41, 43, 44, 58, 60, 132];
-
-/// A sequence of numbers that is the same for the same seed (SplitMix64).
-#[derive(Clone, Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    /// The sequence of `seed`.
-    #[must_use]
-    pub(super) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    /// A number below `bound`, which is not zero.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound.max(1)).unwrap_or(1);
-        usize::try_from(self.next() % bound).unwrap_or(0)
-    }
-
-    /// True once in `times`.
-    pub(super) fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    /// One of these.
-    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        of.get(self.below(of.len()))
-    }
-}
 
 /// A frame to try, made of one of these.
 pub(super) fn frame(seeds: &[Packet], index: usize, random: &mut Random) -> Vec<u8> {
