@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Empty for root; otherwise said out loud before it is used.
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test lint unit lab bench bench-cluster bench-plan bench-lint scenarios soak bpf bpf-check fuzz fuzz-packets image manifests clean
+.PHONY: help demo test lint unit lab bench bench-change bench-cluster bench-plan bench-lint scenarios soak bpf bpf-check fuzz fuzz-packets image manifests clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ bench-cluster: ## The chart's controller and agents in namespaces (a quarter of 
 	@for measure in a_service_comes an_outage many_services; do \
 	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel ROUNDS=$(or $(ROUNDS),30) OUTAGE=$(or $(OUTAGE),60) SERVICES=$(or $(SERVICES),1000) \
 	    scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) installed::$$measure || exit; done
+
+bench-change: ## How long changes of endpoints take from file or watch to the maps, 100 a second (needs root): CHANGES (3000) beside SERVICES (5000) with ten endpoints each
+	@scripts/setup.sh test
+	$(CARGO) build --release --locked
+	$(CARGO) test --no-run --locked --package evenkeel-lab-tests --test lab
+	@for source in files the_api; do \
+	  EVENKEEL_BIN=$(abspath $(TARGET))/release/evenkeel SERVICES=$(or $(SERVICES),5000) CHANGES=$(or $(CHANGES),3000) \
+	    scripts/privileged.sh $$(scripts/test-binary.sh evenkeel-lab-tests lab) --nocapture changes::by_$$source || exit; done
 
 scenarios: ## Faults under load, with peers (20 minutes; report in target/scenarios/report.json); SCENARIO=S2 for one, SOAK=1 at length
 	@scripts/setup.sh scenarios

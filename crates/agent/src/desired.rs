@@ -48,7 +48,7 @@ struct Built {
     from: Arc<Frontend>,
     node: Node,
     shares: Shares,
-    spec: FrontendSpec,
+    spec: Arc<FrontendSpec>,
     /// Held as long as the frontend needs it.
     _table: Option<Arc<Table>>,
 }
@@ -60,6 +60,13 @@ struct Node {
     zone: Option<String>,
     forwarding: Forwarding,
     masquerade: bool,
+}
+
+impl Node {
+    fn new(node: NodeView<'_>, defaults: Defaults) -> Self {
+        let Defaults { forwarding, masquerade } = defaults;
+        Self { name: node.name.to_owned(), zone: node.zone.map(str::to_owned), forwarding, masquerade }
+    }
 }
 
 /// What a node does with services that do not choose.
@@ -99,38 +106,66 @@ impl Desired {
         plan: &Plan,
         node: NodeView<'_>,
         defaults: Defaults,
-    ) -> (Vec<FrontendSpec>, Vec<NotCarried>) {
-        let Defaults { forwarding, masquerade } = defaults;
-        let (name, zone) = (node.name.to_owned(), node.zone.map(str::to_owned));
-        let node = Node { name, zone, forwarding, masquerade };
+    ) -> (Vec<Arc<FrontendSpec>>, Vec<NotCarried>) {
+        let node = Node::new(node, defaults);
         let mut specs = Vec::new();
         let mut not_carried = Vec::new();
         let mut before = std::mem::take(&mut self.built);
         for frontend in plan.frontends.values() {
-            let key = match frontend_key(frontend) {
-                Ok(key) => key,
+            match frontend_key(frontend) {
+                Ok(key) => specs.push(self.frontend(key, frontend, &node, before.remove(&key))),
                 Err(reason) => {
                     let frontend = (frontend.address, frontend.port, frontend.protocol);
                     not_carried.push(NotCarried { frontend, reason });
-                    continue;
                 }
-            };
-            let shares = self.shares(frontend);
-            let same = |built: &Built| {
-                (Arc::ptr_eq(&built.from, frontend) || built.from == *frontend)
-                    && built.node == node
-                    && built.shares == shares
-            };
-            let built = match before.remove(&key).filter(same) {
-                Some(built) => built,
-                None => self.build(key, frontend, &node, shares),
-            };
-            specs.push(built.spec.clone());
-            self.built.insert(key, built);
+            }
         }
         drop(before);
         self.tables.forget_unused();
         (specs, not_carried)
+    }
+
+    /// The frontends as `node` carries them that differ between two Plans, the first of which [`Self::frontends`] or this was
+    /// called for last; `None` if more differs, so that all are to be looked at.
+    pub fn changed(
+        &mut self,
+        before: &Plan,
+        plan: &Plan,
+        node: NodeView<'_>,
+        defaults: Defaults,
+    ) -> Option<Vec<Arc<FrontendSpec>>> {
+        let node = Node::new(node, defaults);
+        let differing = plan.frontends_since(before)?;
+        // What is not carried was told when it came.
+        let carried = differing.into_iter().filter_map(|frontend| Some((frontend_key(frontend).ok()?, frontend)));
+        let specs = carried
+            .map(|(key, frontend)| {
+                let built = self.built.remove(&key);
+                self.frontend(key, frontend, &node, built)
+            })
+            .collect();
+        self.tables.forget_unused();
+        Some(specs)
+    }
+
+    /// A frontend as it was built before, if that is still right.
+    fn frontend(
+        &mut self,
+        key: FrontendKey,
+        frontend: &Arc<Frontend>,
+        node: &Node,
+        before: Option<Built>,
+    ) -> Arc<FrontendSpec> {
+        let shares = self.shares(frontend);
+        let same = |built: &Built| {
+            (Arc::ptr_eq(&built.from, frontend) || built.from == *frontend)
+                && built.node == *node
+                && built.shares == shares
+        };
+        let built = before.filter(same).unwrap_or_else(|| self.build(key, frontend, node, shares));
+        let spec = Arc::clone(&built.spec);
+        self.built.insert(key, built);
+        spec
     }
 
     /// What was done so far.
@@ -185,7 +220,7 @@ impl Desired {
             backends,
             table: slots.into_iter().filter_map(|slot| *members.get(slot as usize)?).collect(),
         };
-        Built { from: Arc::clone(frontend), node: node.clone(), shares, spec, _table: maglev }
+        Built { from: Arc::clone(frontend), node: node.clone(), shares, spec: spec.into(), _table: maglev }
     }
 }
 
@@ -323,7 +358,7 @@ const fn state(state: BackendState) -> State {
 mod tests {
     use evenkeel_health::BackendHealth;
     use evenkeel_plan::{
-        Memory, plan,
+        Memory, Planner, plan,
         range::IpFamily,
         world::{
             BgpAdvertisement, BgpPeer, Endpoint, EndpointPort, EndpointSlice, HealthCheck, HealthProbe, Hints,
@@ -332,6 +367,8 @@ mod tests {
     };
 
     use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -384,7 +421,7 @@ mod tests {
             desired.frontends(&plan(world, &Memory::default()), NodeView::named(node), DEFAULTS);
         assert!(not_carried.is_empty());
         assert_eq!(specs.len(), 1);
-        specs.remove(0)
+        Arc::unwrap_or_clone(specs.remove(0))
     }
 
     /// The addresses a table leads to.
@@ -465,6 +502,93 @@ mod tests {
         assert_eq!(desired.work(), Work { frontends: 3, tables: 2 });
         spec(&lost, "even", &mut desired);
         assert_eq!(desired.work(), Work { frontends: 4, tables: 2 }, "another node with the same backends");
+    }
+
+    proptest! {
+        /// What is carried by differences is what would be carried if all frontends were looked at each time.
+        #[test]
+        fn differences_lead_to_the_same_frontends(
+            edits in proptest::collection::vec((0..3_u8, 0..4_u8, 0..4_u8, 0..12_u8), 1..40),
+        ) {
+            let mut world = World::default();
+            for service in 0..3 {
+                add_service(&mut world, service);
+            }
+            let node = NodeView::named("odd");
+            let mut planner = Planner::new(Memory::default());
+            planner.update(&world);
+            let mut desired = Desired::default();
+            let (all, _) = desired.frontends(planner.plan(), node, DEFAULTS);
+            let mut carried: BTreeMap<FrontendKey, Arc<FrontendSpec>> =
+                all.into_iter().map(|spec| (spec.key, spec)).collect();
+            for (service, last, conditions, what) in edits {
+                let before = planner.plan().clone();
+                let name = ObjectName::new("default", &*format!("s{service}"));
+                if let Some(slice) = world.endpoint_slices.get_mut(&name) {
+                    let endpoints = &mut Arc::make_mut(slice).endpoints;
+                    endpoints.retain(|endpoint| endpoint.addresses[0] != IpAddr::from([10, 1, 0, last]));
+                    if conditions > 0 {
+                        endpoints.push(endpoint(last, conditions == 1, conditions < 3, conditions > 1));
+                    }
+                }
+                match what {
+                    0 => _ = world.services.remove(&name),
+                    1 => add_service(&mut world, service),
+                    _ => {}
+                }
+                planner.update(&world);
+                match desired.changed(&before, planner.plan(), node, DEFAULTS) {
+                    Some(changed) => carried.extend(changed.into_iter().map(|spec| (spec.key, spec))),
+                    None => {
+                        let (all, _) = desired.frontends(planner.plan(), node, DEFAULTS);
+                        carried = all.into_iter().map(|spec| (spec.key, spec)).collect();
+                    }
+                }
+                let (all, _) = Desired::default().frontends(planner.plan(), node, DEFAULTS);
+                let all: BTreeMap<_, _> = all.into_iter().map(|spec| (spec.key, spec)).collect();
+                prop_assert_eq!(&carried, &all);
+            }
+        }
+    }
+
+    /// One of some services that are alike.
+    fn add_service(world: &mut World, number: u8) {
+        let endpoints = vec![endpoint(1, true, true, false), endpoint(2, true, true, false)];
+        let one = self::world(TrafficPolicy::Cluster, endpoints);
+        let (from, name) = (ObjectName::new("default", "web"), ObjectName::new("default", &*format!("s{number}")));
+        let service = Service { name: name.clone(), ..Service::clone(&one.services[&from]) };
+        let slice = EndpointSlice {
+            name: name.clone(),
+            service: Some(name.name.to_string()),
+            ..EndpointSlice::clone(&one.endpoint_slices[&from])
+        };
+        world.services.insert(name.clone(), service.into());
+        world.endpoint_slices.insert(name, slice.into());
+        let pool = IpAddressPool::new(from.clone(), vec!["10.0.0.0/28".parse().unwrap()]);
+        world.pools.insert(from, pool.into());
+        world.l2_advertisements = one.l2_advertisements;
+        world.nodes = one.nodes;
+    }
+
+    #[test]
+    fn a_change_of_endpoints_is_no_look_at_other_frontends() {
+        let mut world = World::default();
+        (0..3).for_each(|service| add_service(&mut world, service));
+        let mut planner = Planner::new(Memory::default());
+        planner.update(&world);
+        let mut desired = Desired::default();
+        let node = NodeView::named("odd");
+        assert_eq!(desired.frontends(planner.plan(), node, DEFAULTS).0.len(), 3);
+        let before = planner.plan().clone();
+        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&ObjectName::new("default", "s1")).unwrap());
+        slice.endpoints[0].ready = false;
+        planner.update(&world);
+        let changed = desired.changed(&before, planner.plan(), node, DEFAULTS).unwrap();
+        assert_eq!(changed.iter().map(|spec| reachable(spec)).collect::<Vec<_>>(), [[2]]);
+        let before = planner.plan().clone();
+        world.services.remove(&ObjectName::new("default", "s1"));
+        planner.update(&world);
+        assert_eq!(desired.changed(&before, planner.plan(), node, DEFAULTS), None);
     }
 
     #[test]

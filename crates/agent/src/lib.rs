@@ -11,6 +11,7 @@
 //! [`run`] is the loop; [`desired`] is the pure part that turns a Plan into what this node carries.
 
 mod announce;
+mod changes;
 mod cluster;
 pub mod desired;
 pub mod drain;

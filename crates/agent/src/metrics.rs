@@ -10,12 +10,15 @@ use evenkeel_loader::FlowTableUse;
 use evenkeel_maps::Outcome;
 use evenkeel_plan::Plan;
 
+use crate::changes::Changes;
+
 /// What the metrics are made of.
 pub(crate) struct Snapshot<'a> {
     pub(crate) node: &'a str,
     pub(crate) ready: bool,
     pub(crate) counters: Vec<(Outcome, u64)>,
     pub(crate) flow_table: FlowTableUse,
+    pub(crate) changes: &'a Changes,
     pub(crate) plan: Option<&'a Plan>,
     /// VIPs this node answers for.
     pub(crate) announced: &'a BTreeSet<IpAddr>,
@@ -43,6 +46,13 @@ impl fmt::Display for Snapshot<'_> {
         for (outcome, packets) in &self.counters {
             writeln!(f, "evenkeel_packets_total{{outcome=\"{}\"}} {packets}", outcome.name())?;
         }
+        let name = "evenkeel_change_seconds";
+        head(f, name, "histogram", "From the notice of a change until it is in force")?;
+        for (bound, count) in self.changes.counts() {
+            writeln!(f, "{name}_bucket{{le=\"{:?}\"}} {count}", bound.as_secs_f64())?;
+        }
+        let (count, sum) = self.changes.total();
+        writeln!(f, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_count {count}\n{name}_sum {}", sum.as_secs_f64())?;
         head(f, "metallb_speaker_announced", "gauge", "Services announced from this node")?;
         let node = escape(self.node);
         for service in self.plan.into_iter().flat_map(|plan| plan.services.values()) {

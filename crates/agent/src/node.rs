@@ -13,7 +13,7 @@ use evenkeel_health::{
     Group, View,
     passive::{Observation, Symptom},
 };
-use evenkeel_loader::{DataPath, Failure, Hook, Interface, Mode, Observed, Options, Others};
+use evenkeel_loader::{DataPath, Failure, FrontendSpec, Hook, Interface, Mode, Observed, Options, Others};
 use evenkeel_maps::{FrontendKey, Vip};
 use evenkeel_neighbor::{Announcer, Due, Mac};
 use evenkeel_ownership::Input;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     announce::Sender,
+    changes::Changes,
     cluster::{Cluster, Told},
     desired::{self, Desired, NotCarried},
     drain::Phase,
@@ -48,6 +49,8 @@ use crate::{
 
 /// How often interfaces are looked at: one may appear late, or be replaced by another of its name.
 const INTERFACE_INTERVAL: Duration = Duration::from_secs(1);
+/// Most VIPs announced in one go: thousands take longer than changes should wait.
+const ANNOUNCED_AT_ONCE: usize = 64;
 /// How often slots of backends that are gone are freed.
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the data path is asked for VIPs that it has stopped answering for because others claim them.
@@ -134,8 +137,11 @@ pub async fn run(
             () = sleep_until(node.follow_at) => node.follow_at_last(),
             changed = updates.changed(), if !ended => match changed {
                 Ok(()) => {
-                    let update = updates.borrow_and_update().clone();
-                    node.update(&update);
+                    let (update, noticed) = {
+                        let update = updates.borrow_and_update();
+                        (update.clone(), update.noticed.take())
+                    };
+                    node.update(&update, noticed);
                 }
                 Err(_) => {
                     tracing::error!("the source of manifests has ended: what is carried stays as it is");
@@ -248,6 +254,25 @@ fn tell_event(event: &Event) {
     }
 }
 
+/// What a new Plan had to do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Where some frontends lead.
+    Frontends,
+    /// Possibly everything.
+    Whole,
+}
+
+/// Closes the frontends of these VIPs.
+fn close(frontends: &mut [Arc<FrontendSpec>], closed: &BTreeSet<IpAddr>) {
+    if closed.is_empty() {
+        return;
+    }
+    for frontend in frontends.iter_mut().filter(|frontend| closed.contains(&frontend.key.address.ip())) {
+        Arc::make_mut(frontend).closed = true;
+    }
+}
+
 struct NodeAgent {
     config: Config,
     /// The node's part in a cluster, if it is in one.
@@ -280,6 +305,7 @@ struct NodeAgent {
     interfaces: Vec<Interface>,
     /// Interfaces that were missing at the last look.
     missing: HashSet<String>,
+    changes: Changes,
     /// The Plan being carried out; `None` before the first update.
     plan: Option<Plan>,
     /// The zone this node is in, as far as the World knows.
@@ -345,6 +371,7 @@ impl NodeAgent {
             desired: Desired::default(),
             interfaces,
             missing: HashSet::new(),
+            changes: Changes::new(),
             plan: None,
             zone: None,
             complete: false,
@@ -379,27 +406,39 @@ impl NodeAgent {
         tracing::info!(interface = interface.name, index = interface.index, link, hook, "attached");
     }
 
-    /// Plans with what changed and carries the difference out: the frontends first, then the VIPs.
-    fn update(&mut self, update: &Update) {
+    /// Plans with what changed and carries the difference out: the frontends first, then the VIPs. `noticed`: when the changes
+    /// came.
+    fn update(&mut self, update: &Update, noticed: Vec<Instant>) {
+        // What is there at the start is no change.
+        if self.plan.is_some() {
+            self.changes.begin(noticed);
+        }
         self.last = Some(update.clone());
-        self.decide(update);
-        self.follow_cluster();
+        if self.decide(update) == Extent::Whole {
+            self.follow_cluster();
+        }
         tracing::info!(
-            after_ms = update.changed_at.elapsed().as_secs_f64() * 1e3,
+            after_ms = self.changes_in_force().map(|taken| taken.as_secs_f64() * 1e3),
             frontends = self.plan.as_ref().map_or(0, |plan| plan.frontends.len()),
             problems = self.problems.len() + self.obstacles.len(),
             "carried out"
         );
     }
 
-    fn decide(&mut self, update: &Update) {
+    /// Counts the changes if they are in force. Returns how long the first took.
+    fn changes_in_force(&mut self) -> Option<Duration> {
+        if self.behind { None } else { self.changes.finish(Instant::now()) }
+    }
+
+    fn decide(&mut self, update: &Update) -> Extent {
         let mut problems: Vec<String> = update.diagnostics.iter().map(ToString::to_string).collect();
         if self.plan.is_none() && !update.readable {
             // An earlier run may have left a data path that carries what these manifests say.
             self.tell(problems);
             tracing::warn!("waiting for the manifests; until they can be read nothing is changed");
-            return;
+            return Extent::Whole;
         }
+        let was = (self.complete, self.zone.take());
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
         if self.complete {
@@ -422,6 +461,22 @@ impl NodeAgent {
             }
         }
         self.tell(problems);
+        let before = self.plan.replace(plan);
+        // An address is remembered before anybody can hear of it.
+        self.save();
+        let is_behind = self.behind || !self.failed.is_empty();
+        let before = before.filter(|_| !is_behind && was == (self.complete, self.zone.clone()));
+        let extent = before.map_or(Extent::Whole, |before| self.carry_changed(&before));
+        if extent == Extent::Whole {
+            self.check_health();
+            self.carry();
+        }
+        extent
+    }
+
+    /// Has the backends checked whose services ask for that, and looks at what becomes of their flows.
+    fn check_health(&mut self) {
+        let Some(plan) = &self.plan else { return };
         let view = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
         self.checker.set(plan.frontends.values().filter_map(|frontend| Group::of(frontend, view)).collect());
         let ejects =
@@ -432,10 +487,26 @@ impl NodeAgent {
             .filter(|frontend| ejects(frontend))
             .filter_map(|frontend| desired::frontend_key(frontend).ok())
             .collect();
-        self.plan = Some(plan);
-        // An address is remembered before anybody can hear of it.
-        self.save();
-        self.carry();
+    }
+
+    /// Carries what differs from the Plan before, if that is no more than where some frontends lead; else it does nothing, and
+    /// everything has to be brought in line ([`Self::carry`]).
+    fn carry_changed(&mut self, before: &Plan) -> Extent {
+        let Some(plan) = &self.plan else { return Extent::Whole };
+        let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
+        let Some(mut changed) = self.desired.changed(before, plan, node, self.config.defaults) else {
+            return Extent::Whole;
+        };
+        close(&mut changed, &self.closed);
+        if !self.data_path.change_frontends(&changed, Instant::now()).is_empty() {
+            // It will be tried again, and told.
+            return Extent::Whole;
+        }
+        if plan.frontends_since(before).into_iter().flatten().any(|frontend| frontend.health.is_some()) {
+            self.check_health();
+        }
+        self.report_health();
+        Extent::Frontends
     }
 
     /// Takes notice of what was heard of the cluster.
@@ -661,9 +732,7 @@ impl NodeAgent {
         let mut obstacles = Vec::new();
         let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
         let (mut frontends, not_carried) = self.desired.frontends(plan, node, self.config.defaults);
-        for frontend in &mut frontends {
-            frontend.closed = self.closed.contains(&frontend.key.address.ip());
-        }
+        close(&mut frontends, &self.closed);
         for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
             obstacles.push(format!(
                 "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"
@@ -702,6 +771,7 @@ impl NodeAgent {
             self.carry();
             if !self.behind {
                 tracing::info!("the data plane has caught up with the manifests");
+                self.changes_in_force();
             }
         }
     }
@@ -774,10 +844,10 @@ impl NodeAgent {
         }
     }
 
-    /// Sends what is due.
+    /// Sends what is due, or part of it: then the loop comes back here, and to what has changed meanwhile.
     fn announce(&mut self) {
         let now = Instant::now();
-        for due in self.announcer.poll(now) {
+        for due in self.announcer.poll(now, ANNOUNCED_AT_ONCE) {
             let Some(interface) = self.interfaces.iter().find(|interface| interface.index == due.interface) else {
                 continue;
             };
@@ -868,6 +938,7 @@ impl NodeAgent {
             ready: self.ready().is_ok(),
             counters: self.data_path.counters().unwrap_or_default(),
             flow_table: self.data_path.flow_table(),
+            changes: &self.changes,
             plan: self.plan.as_ref(),
             announced: &self.answered,
             gratuitous: self.announcer.sent(),
@@ -881,6 +952,7 @@ impl NodeAgent {
         status::Snapshot {
             node: &self.config.node,
             ready: self.ready().is_ok(),
+            changes: &self.changes,
             data_path: &self.data_path,
             interfaces: &self.interfaces,
             plan: self.plan.as_ref(),

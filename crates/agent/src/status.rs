@@ -1,7 +1,7 @@
 //! What `evenkeel status` shows: the agent's answer on its admin socket.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use evenkeel_neighbor::Mac;
 use evenkeel_plan::{Plan, frontends, world::Forwarding};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::frontend_key;
+use crate::{changes, desired::frontend_key};
 
 /// Path of the status on the admin socket.
 pub const PATH: &str = "/status";
@@ -29,6 +29,9 @@ pub struct Status {
     pub mode: String,
     /// How full the flow table is.
     pub flow_table: FlowTable,
+    /// How long changes took since the agent's start.
+    #[serde(default)]
+    pub changes: Changes,
     /// How often the programs were made to ask the kernel anew for next hops, because routes or neighbours changed.
     pub next_hop_epoch: u32,
     /// Interfaces the programs are attached to.
@@ -56,6 +59,31 @@ pub struct Interface {
     pub hook: Option<String>,
     /// Packets by outcome on this interface.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// How long changes took, from the notice of a file's change or the arrival of a watch's event until what follows from it was in
+/// the maps. What is there at the start, and what a list brings, is not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// How many there were.
+    pub count: u64,
+    /// What half of them did not exceed, in microseconds.
+    pub p50_us: u64,
+    /// What 99 of a hundred did not exceed, in microseconds.
+    pub p99_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
+    /// How many took how long; what never happened is left out.
+    pub histogram: Vec<Times>,
+}
+
+/// Changes that took longer than those before in the list, and up to so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Microseconds; none: there is no bound.
+    pub up_to_us: Option<u64>,
+    /// How many.
+    pub changes: u64,
 }
 
 /// The flow table.
@@ -203,6 +231,7 @@ impl Health {
 pub(crate) struct Snapshot<'a> {
     pub(crate) node: &'a str,
     pub(crate) ready: bool,
+    pub(crate) changes: &'a changes::Changes,
     pub(crate) data_path: &'a DataPath,
     pub(crate) interfaces: &'a [evenkeel_loader::Interface],
     pub(crate) plan: Option<&'a Plan>,
@@ -256,6 +285,7 @@ impl Snapshot<'_> {
             ready: self.ready,
             mode: self.data_path.mode().name().to_owned(),
             flow_table: FlowTable { flows: table.flows, capacity: table.capacity, bytes: table.bytes },
+            changes: self.changes.shown(),
             next_hop_epoch: self.data_path.next_hop_epoch(),
             interfaces: interfaces.collect(),
             vips: self.vips(&frontends),
@@ -273,24 +303,28 @@ impl Snapshot<'_> {
         let by_bgp = plan.bgp.announcements.keys().map(|address| (*address, None));
         // An address that both announce is listed with its owner.
         let owners: BTreeMap<IpAddr, Option<&Arc<str>>> = by_bgp.chain(at_layer_2).collect();
+        let mut uses: HashMap<&str, (u64, Traffic)> = HashMap::new();
+        for frontend in frontends {
+            let (flows, traffic) = uses.entry(&frontend.address).or_default();
+            for backend in &frontend.backends {
+                *flows += backend.flows;
+                traffic.add(backend.traffic);
+            }
+        }
         let vip = |(address, owner): (IpAddr, Option<&Arc<str>>)| {
             let record = (self.record)(address);
             let holder = record.as_ref().map(|(holder, _)| holder);
-            let mut vip = Vip {
-                address: address.to_string(),
+            let address_text = address.to_string();
+            let (flows, traffic) = uses.get(&*address_text).copied().unwrap_or_default();
+            Vip {
+                address: address_text,
                 owner: holder.or(owner).map(ToString::to_string),
                 epoch: record.as_ref().map(|(_, epoch)| *epoch),
                 announced: self.announced.contains(&address),
                 claimed_by: self.claims.get(&address).map(|claimant| mac(*claimant)),
-                flows: 0,
-                traffic: Traffic::default(),
-            };
-            let own = frontends.iter().filter(|frontend| frontend.address == vip.address);
-            for backend in own.flat_map(|frontend| &frontend.backends) {
-                vip.flows += backend.flows;
-                vip.traffic.add(backend.traffic);
+                flows,
+                traffic,
             }
-            vip
         };
         owners.into_iter().map(vip).collect()
     }

@@ -80,10 +80,13 @@ impl Announcer {
         &self.sent
     }
 
-    /// What is due by `now`. Each is returned once and scheduled again.
-    pub fn poll(&mut self, now: Instant) -> Vec<Due> {
+    /// What is due by `now`, at most so many; what is left over stays due. Each is returned once and scheduled again.
+    pub fn poll(&mut self, now: Instant, at_most: usize) -> Vec<Due> {
         let mut all_due = Vec::new();
         for (due, progress) in &mut self.owned {
+            if all_due.len() >= at_most {
+                break;
+            }
             if progress.next <= now {
                 progress.sent = progress.sent.saturating_add(1);
                 let interval = if progress.sent < BURST { BURST_INTERVAL } else { SUSTAINED_INTERVAL };
@@ -134,7 +137,7 @@ mod tests {
 
     /// The seconds at which `due` is announced within the first `seconds`.
     fn times(announcer: &mut Announcer, due: Due, start: Instant, seconds: u64) -> Vec<u64> {
-        (0..seconds).filter(|second| announcer.poll(start + Duration::from_secs(*second)).contains(&due)).collect()
+        (0..seconds).filter(|second| announcer.poll(start + Duration::from_secs(*second), 9).contains(&due)).collect()
     }
 
     #[test]
@@ -149,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_over_stays_due() {
+        let start = any_instant();
+        let mut announcer = Announcer::default();
+        announcer.set([A, B], start);
+        assert_eq!(announcer.poll(start, 1).len(), 1);
+        assert_eq!((announcer.next_due(), announcer.all_announced()), (Some(start), false));
+        assert_eq!(announcer.poll(start, 1).len(), 1);
+        assert!(announcer.poll(start, 1).is_empty() && announcer.all_announced());
+    }
+
+    #[test]
     fn what_stays_keeps_its_pace_and_what_is_new_is_due_at_once() {
         let start = any_instant();
         let mut announcer = Announcer::default();
@@ -156,7 +170,7 @@ mod tests {
         assert_eq!(times(&mut announcer, A, start, 10), [0, 1, 2, 3, 4]);
         let later = start + Duration::from_secs(10);
         announcer.set([A, B], later);
-        assert_eq!(announcer.poll(later), [B]);
+        assert_eq!(announcer.poll(later, 9), [B]);
     }
 
     #[test]
@@ -164,11 +178,11 @@ mod tests {
         let start = any_instant();
         let mut announcer = Announcer::default();
         announcer.set([A], start);
-        assert_eq!(announcer.poll(start), [A]);
+        assert_eq!(announcer.poll(start, 9), [A]);
         announcer.set([], start);
         assert_eq!(announcer.next_due(), None);
         announcer.set([A], start + Duration::from_millis(1));
-        assert_eq!(announcer.poll(start + Duration::from_millis(1)), [A]);
+        assert_eq!(announcer.poll(start + Duration::from_millis(1), 9), [A]);
     }
 
     #[test]
@@ -176,9 +190,9 @@ mod tests {
         let start = any_instant();
         let mut announcer = Announcer::default();
         announcer.set([A, Due { interface: 3, ..B }], start);
-        announcer.poll(start);
+        announcer.poll(start, 9);
         announcer.restart(2, start);
-        assert_eq!(announcer.poll(start), [A]);
+        assert_eq!(announcer.poll(start, 9), [A]);
     }
 
     #[test]
@@ -186,11 +200,11 @@ mod tests {
         let start = any_instant();
         let mut announcer = Announcer::default();
         announcer.set([A, B], start);
-        assert_eq!(announcer.poll(start).len(), 2);
+        assert_eq!(announcer.poll(start, 9).len(), 2);
         announcer.restart_vip(A.address, start);
-        assert_eq!(announcer.poll(start), [A]);
+        assert_eq!(announcer.poll(start, 9), [A]);
         announcer.restart_all(start);
-        assert_eq!(announcer.poll(start), [A, B]);
+        assert_eq!(announcer.poll(start, 9), [A, B]);
         assert_eq!(announcer.sent()[&A.address], 3);
         announcer.set([B], start);
         assert!(!announcer.sent().contains_key(&A.address));
@@ -203,7 +217,7 @@ mod tests {
         announcer.set([A], start);
         for second in 0..10 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(announcer.poll(now), [A]);
+            assert_eq!(announcer.poll(now, 9), [A]);
             announcer.not_sent(A, now);
             assert!(!announcer.all_announced());
         }
@@ -217,9 +231,9 @@ mod tests {
         let start = any_instant();
         let mut announcer = Announcer::default();
         announcer.set([A], start);
-        announcer.poll(start);
+        announcer.poll(start, 9);
         let late = start + Duration::from_secs(3600);
-        assert_eq!(announcer.poll(late), [A]);
-        assert_eq!(announcer.poll(late), []);
+        assert_eq!(announcer.poll(late, 9), [A]);
+        assert_eq!(announcer.poll(late, 9), []);
     }
 }

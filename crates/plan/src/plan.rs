@@ -54,6 +54,19 @@ impl Plan {
         self.findings.values().flat_map(|findings| findings.iter())
     }
 
+    /// The frontends that differ from those of an earlier Plan, in what they lead to or how; `None` if more does: which
+    /// frontends there are, who has which address, who announces it.
+    pub fn frontends_since(&self, before: &Self) -> Option<Vec<&Arc<Frontend>>> {
+        if self.services != before.services || self.announcements != before.announcements {
+            return None;
+        }
+        let differing = before.frontends.diff(&self.frontends).map(|item| match item {
+            DiffItem::Update { new: (_, frontend), .. } => Some(frontend),
+            DiffItem::Add(..) | DiffItem::Remove(..) => None,
+        });
+        differing.collect()
+    }
+
     fn set_findings(&mut self, stage: Stage, name: &ObjectName, findings: Vec<Diagnostic>) {
         if findings.is_empty() && self.findings.is_empty() {
             return;

@@ -18,4 +18,4 @@ mod update;
 
 pub use directory::{Directory, Loaded};
 pub use evenkeel_manifest::diagnostic::{self, Diagnostic, Severity};
-pub use update::Update;
+pub use update::{Noticed, Update};

@@ -2,6 +2,7 @@
 
 mod announce;
 
+mod changes;
 mod client;
 mod clients;
 mod cluster;
@@ -71,6 +72,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         next_hops::TESTS,
         uninstall::TESTS,
         announce::TESTS,
+        changes::TESTS,
         ownership::TESTS,
         installed::TESTS,
         coexistence::TESTS,

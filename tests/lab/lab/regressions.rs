@@ -209,7 +209,7 @@ fn an_agent_outlives_its_source(sandbox: &Sandbox) -> anyhow::Result<()> {
                 whereabouts: evenkeel_sources::catalog::Whereabouts::default(),
                 readable: true,
                 observed: evenkeel_sources::kubernetes::Observed::default(),
-                changed_at: Instant::now(),
+                noticed: evenkeel_sources::Noticed::default(),
             };
             let (source, updates) = tokio::sync::watch::channel(update);
             let shutdown = CancellationToken::new();

@@ -75,6 +75,8 @@ pub(crate) struct Cluster {
     due: Option<Instant>,
     /// The core's revision by which elections were last held.
     elected_by: Option<u64>,
+    /// What elections had to know by then.
+    view: world::Cluster,
 }
 
 impl Cluster {
@@ -91,6 +93,7 @@ impl Cluster {
             own: Vec::new(),
             due: None,
             elected_by: None,
+            view: world::Cluster::default(),
         })
     }
 
@@ -153,6 +156,9 @@ impl Cluster {
 
     /// What elections have to know.
     pub(crate) fn view(&mut self) -> world::Cluster {
+        if !self.is_news() {
+            return self.view.clone();
+        }
         self.elected_by = Some(self.core.revision());
         let agents = self.core.standings().iter().map(|(node, standing)| {
             let state = match standing {
@@ -164,7 +170,8 @@ impl Cluster {
             (Arc::clone(node), state)
         });
         let owners = self.core.records().iter().map(|(address, record)| (address, Arc::clone(&record.holder)));
-        world::Cluster { owners: owners.collect(), agents: agents.collect() }
+        self.view = world::Cluster { owners: owners.collect(), agents: agents.collect() };
+        self.view.clone()
     }
 
     /// Tells the elections' results; what this node does not carry it cannot own. `complete`: all services are known.

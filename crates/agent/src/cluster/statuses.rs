@@ -12,6 +12,7 @@ use evenkeel_sources::kubernetes::{
     backoff::{Backoff, random},
     events::{Events, Note, Subject},
 };
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
     Client,
     core::{
@@ -39,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The waits after failures. The kind may not be there at all.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How many services are told of at the same time: a node may get thousands at once.
+const CONCURRENCY: usize = 16;
+/// About how many services one list asks what others have told of them.
+const ASKED_AT_ONCE: usize = 64;
 /// How long the last writes may take when the agent ends.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -71,10 +76,12 @@ impl Statuses {
     pub(crate) fn start(client: Client, namespace: &str, node: &str) -> Self {
         let (told, receiver) = watch::channel(None);
         let writer = Writer {
-            events: Events::new(client.clone(), COMPONENT, |_| {}),
-            path: format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/servicel2statuses"),
-            client,
-            node: node.to_owned(),
+            api: Api {
+                events: Events::new(client.clone(), COMPONENT, |_| {}),
+                path: format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/servicel2statuses"),
+                client,
+                node: node.to_owned(),
+            },
             owner: None,
             known: None,
             told_failed: BTreeSet::new(),
@@ -100,12 +107,17 @@ impl Statuses {
     }
 }
 
-struct Writer {
+/// The API, as far as statuses and events are concerned.
+struct Api {
     client: Client,
     events: Events,
     /// Of the statuses.
     path: String,
     node: String,
+}
+
+struct Writer {
+    api: Api,
     /// The Node, whose end is that of its statuses; an inner `None`: the API has none.
     owner: Option<Option<Value>>,
     /// The statuses there are; `None`: they are to be listed.
@@ -171,66 +183,106 @@ impl Writer {
             let message = format!(
                 "the interfaces specified by LB IP \"{address}\" doesn't exist in assigned node \"{}\" with protocol \
                  \"layer2\"",
-                self.node
+                self.api.node
             );
-            self.event(&service, Note { warning: true, reason: "announceFailed", message }).await?;
+            self.api.event(&service, Note { warning: true, reason: "announceFailed", message }).await?;
         }
         self.told_failed.clone_from(&told.failed);
         let known = match self.known.take() {
             Some(known) => known,
-            None => self.list(&format!("{OURS},{NODE}={}", self.node)).await?,
+            None => {
+                let own = self.api.list(&format!("{OURS},{NODE}={}", self.api.node)).await?;
+                own.into_iter().map(|status| (status.service.clone(), status)).collect()
+            }
         };
         let writes = writes(&known, told);
-        self.known = Some(known);
-        for write in writes {
-            match write {
-                Write::Create(service) => {
-                    let Some(announced) = told.announced.get(&service) else { continue };
-                    self.create(&service, announced).await?;
-                }
-                Write::Update(name, service) => {
-                    let interfaces = told.announced.get(&service).map(|announced| announced.interfaces.clone());
-                    self.update(name, &service, interfaces.unwrap_or_default()).await?;
-                }
-                Write::Delete(name) => {
-                    self.delete(&name).await?;
-                    if let Some(known) = &mut self.known {
-                        known.retain(|_, status| status.name != name);
-                    }
+        let known = self.known.insert(known);
+        if writes.iter().any(|write| matches!(write, Write::Create(_))) && self.owner.is_none() {
+            self.owner = Some(self.api.owner().await?);
+        }
+        let (api, owner) = (&self.api, self.owner.as_ref().and_then(Option::as_ref));
+        // What is new comes first.
+        for some in writes.chunks(ASKED_AT_ONCE) {
+            let new = some.iter().filter_map(|write| match write {
+                Write::Create(service) => Some((service, told.announced.get(service)?)),
+                Write::Update(..) | Write::Delete(_) => None,
+            });
+            let whole = new.filter(|(_, announced)| announced.whole).map(|(service, _)| service).collect();
+            api.forget_others(&whole).await?;
+            let writes: Vec<_> = some.iter().map(|write| api.write(write, told, owner)).collect();
+            let mut done = stream::iter(writes).buffer_unordered(CONCURRENCY);
+            while let Some(written) = done.try_next().await? {
+                match written {
+                    Written::Is(status) => _ = known.insert(status.service.clone(), status),
+                    Written::Gone(name) => known.retain(|_, status| status.name != name),
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What a write has led to.
+enum Written {
+    Is(Status),
+    Gone(String),
+}
+
+impl Api {
+    async fn write(&self, write: &Write, told: &Told, owner: Option<&Value>) -> Result<Written, String> {
+        let interfaces = |service: &ObjectName| {
+            told.announced.get(service).map(|announced| announced.interfaces.clone()).unwrap_or_default()
+        };
+        match write {
+            Write::Create(service) => self.create(service, interfaces(service), owner).await.map(Written::Is),
+            Write::Update(name, service) => {
+                self.update(name.clone(), service, interfaces(service)).await.map(Written::Is)
+            }
+            Write::Delete(name) => self.delete(name).await.map(|()| Written::Gone(name.clone())),
+        }
+    }
+
+    /// Deletes what other nodes tell of services that only this one announces: of a node that died, or whose API is away, the
+    /// status is still there.
+    async fn forget_others(&self, services: &BTreeSet<&ObjectName>) -> Result<(), String> {
+        if services.is_empty() {
+            return Ok(());
+        }
+        let names: BTreeSet<&str> = services.iter().map(|service| &*service.name).collect();
+        let names = names.into_iter().collect::<Vec<_>>().join(",");
+        let statuses = self.list(&format!("{OURS},{SERVICE} in ({names})")).await?;
+        for other in statuses.iter().filter(|status| services.contains(&status.service)) {
+            self.delete(&other.name).await?;
+        }
+        Ok(())
+    }
 
     /// A service that this node announces from now on.
-    async fn create(&mut self, service: &ObjectName, announced: &Announced) -> Result<(), String> {
-        let about = format!("{SERVICE}={},{SERVICE_NAMESPACE}={}", service.name, service.namespace);
-        if announced.whole {
-            // Of a node that died, or whose API is away, the status is still there.
-            for other in self.list(&format!("{OURS},{about}")).await?.into_values() {
-                self.delete(&other.name).await?;
-            }
-        }
-        let owner = self.owner().await?;
+    async fn create(
+        &self,
+        service: &ObjectName,
+        interfaces: Vec<String>,
+        owner: Option<&Value>,
+    ) -> Result<Status, String> {
         let object = json!({
             "apiVersion": "metallb.io/v1beta1", "kind": "ServiceL2Status",
             "metadata": {
                 "generateName": "l2-",
                 "labels": { NODE: self.node, SERVICE: service.name, SERVICE_NAMESPACE: service.namespace,
                     "app.kubernetes.io/name": "evenkeel" },
-                "ownerReferences": owner.as_slice(),
+                "ownerReferences": owner.map_or(&[][..], std::slice::from_ref),
             },
         });
         let body = serde_json::to_vec(&object).map_err(|error| error.to_string())?;
         let made = self.ask(Request::new(&self.path).create(&PostParams::default(), body)).await?;
         let name = made.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        self.update(name, service, announced.interfaces.clone()).await?;
+        let status = self.update(name, service, interfaces).await?;
         let message = format!("announcing from node \"{}\" with protocol \"layer2\"", self.node);
-        self.event(service, Note { warning: false, reason: "nodeAssigned", message }).await
+        self.event(service, Note { warning: false, reason: "nodeAssigned", message }).await?;
+        Ok(status)
     }
 
-    async fn update(&mut self, name: String, service: &ObjectName, interfaces: Vec<String>) -> Result<(), String> {
+    async fn update(&self, name: String, service: &ObjectName, interfaces: Vec<String>) -> Result<Status, String> {
         let named: Vec<Value> = interfaces.iter().map(|interface| json!({ "name": interface })).collect();
         let status = json!({ "status": {
             "node": self.node, "serviceName": service.name, "serviceNamespace": service.namespace,
@@ -238,11 +290,7 @@ impl Writer {
         } });
         let params = PatchParams::default();
         self.ask(Request::new(&self.path).patch_subresource("status", &name, &params, &Patch::Merge(&status))).await?;
-        let status = Status { name, node: self.node.clone(), service: service.clone(), interfaces };
-        if let Some(known) = &mut self.known {
-            known.insert(service.clone(), status);
-        }
-        Ok(())
+        Ok(Status { name, node: self.node.clone(), service: service.clone(), interfaces })
     }
 
     async fn delete(&self, name: &str) -> Result<(), String> {
@@ -252,21 +300,17 @@ impl Writer {
         }
     }
 
-    /// The statuses with these labels; of several about one service the first.
-    async fn list(&self, labels: &str) -> Result<BTreeMap<ObjectName, Status>, String> {
+    /// The statuses with these labels.
+    async fn list(&self, labels: &str) -> Result<Vec<Status>, String> {
         let listed = self.ask(Request::new(&self.path).list(&ListParams::default().labels(labels))).await?;
         let items = listed.get("items").and_then(Value::as_array).into_iter().flatten();
-        Ok(items.filter_map(Status::read).map(|status| (status.service.clone(), status)).collect())
+        Ok(items.filter_map(Status::read).collect())
     }
 
     /// What a status belongs to.
-    async fn owner(&mut self) -> Result<Option<Value>, String> {
-        if self.owner.is_none() {
-            let uid = self.uid("/api/v1/nodes", &self.node).await?;
-            self.owner =
-                Some(uid.map(|uid| json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid })));
-        }
-        Ok(self.owner.clone().flatten())
+    async fn owner(&self) -> Result<Option<Value>, String> {
+        let uid = self.uid("/api/v1/nodes", &self.node).await?;
+        Ok(uid.map(|uid| json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid })))
     }
 
     /// The UID of an object. By a list, which is what agents may do anyway.
@@ -277,6 +321,9 @@ impl Writer {
     }
 
     async fn event(&self, service: &ObjectName, note: Note) -> Result<(), String> {
+        if !self.events.has_room() {
+            return Ok(());
+        }
         let path = format!("/api/v1/namespaces/{}/services", service.namespace);
         // It may be gone again.
         if let Some(uid) = self.uid(&path, &service.name).await? {

@@ -1,6 +1,7 @@
 //! The data plane of one node: maps, programs, and the order in which they change.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeSet, HashMap as StdHashMap, HashSet},
     mem::offset_of,
     net::{IpAddr, SocketAddr},
@@ -398,24 +399,17 @@ impl DataPath {
     /// Carries these frontends. Those that could not be brought up to date are returned with the reason: try again later,
     /// when rows and slots that are still in use have come free. One that is carried already goes on as it was
     /// ([`Self::carries`]); the VIP of one that is not must not be announced. What did not change is not touched.
-    pub fn set_frontends(
+    pub fn set_frontends<S: Borrow<FrontendSpec>>(
         &mut self,
-        wanted: &[FrontendSpec],
+        wanted: &[S],
         others: Others,
         now: Instant,
     ) -> Vec<(FrontendKey, Error)> {
-        let mut failures = Vec::new();
-        for spec in wanted {
-            if self.applied.get(&spec.key) != Some(spec)
-                && let Err(error) = self.set_frontend(spec, now)
-            {
-                failures.push((spec.key, error));
-            }
-        }
+        let mut failures = self.change_frontends(wanted, now);
         if others == Others::Keep {
             return failures;
         }
-        let wanted: HashSet<FrontendKey> = wanted.iter().map(|spec| spec.key).collect();
+        let wanted: HashSet<FrontendKey> = wanted.iter().map(|spec| spec.borrow().key).collect();
         let gone: Vec<FrontendKey> = self.carried.keys().filter(|key| !wanted.contains(key)).copied().collect();
         for key in gone {
             if let Err(error) = self.remove_frontend(key, now) {
@@ -427,6 +421,23 @@ impl DataPath {
             self.slots.frontends().filter(|key| !wanted.contains(key) && !self.carried.contains_key(key)).collect();
         for key in orphans {
             self.slots.bury_others(key, &[]);
+        }
+        failures
+    }
+
+    /// Carries these frontends, and leaves the others as they are. Failures are those of [`Self::set_frontends`].
+    pub fn change_frontends<S: Borrow<FrontendSpec>>(
+        &mut self,
+        changed: &[S],
+        now: Instant,
+    ) -> Vec<(FrontendKey, Error)> {
+        let mut failures = Vec::new();
+        for spec in changed.iter().map(Borrow::borrow) {
+            if self.applied.get(&spec.key) != Some(spec)
+                && let Err(error) = self.set_frontend(spec, now)
+            {
+                failures.push((spec.key, error));
+            }
         }
         failures
     }

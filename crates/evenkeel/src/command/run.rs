@@ -321,7 +321,8 @@ where
 {
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), object = OBJECT_COMPILER, "starting");
     let shutdown = shutdown::on_signal()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The loop has this thread for itself; what it waits for has another one, so that events are noticed when they come.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let mut config = config;
         let updates = source(&mut config).await?;

@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -101,7 +102,8 @@ fn an_atomic_replacement_is_noticed_by_inotify() {
     let start = Instant::now();
     lab.replace("b.yaml", &pool("a", "10.0.1.0/24"));
     let update = lab.until_pools(&with_ballast("a 10.0.1.0"));
-    assert!(update.changed_at >= start);
+    let noticed = update.noticed.take();
+    assert!(noticed.len() == 1 && noticed[0] >= start, "{noticed:?}");
 }
 
 #[test]
@@ -256,4 +258,99 @@ fn load_once_reads_files_and_directories() {
     assert_eq!(loaded.world.pools.len(), 2, "a file given by name needs no extension");
     let reasons: Vec<_> = loaded.diagnostics.iter().map(|d| (d.reason, d.is_error())).collect();
     assert_eq!(reasons, [("source_unreadable", true)]);
+}
+
+/// Something that happens in a directory.
+#[derive(Clone, Debug)]
+enum Happens {
+    Write(&'static str, u8),
+    /// By a rename from a name of its own.
+    Replace(&'static str, &'static str, u8),
+    Remove(&'static str),
+    Rename(&'static str, &'static str),
+    Directory(&'static str),
+    Link(&'static str, &'static str),
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    const NAMES: [&str; 8] = ["a.yaml", "b.yaml", "d/a.yaml", "d/c.yaml", "..v/a.yaml", "d", "..v", "l.yaml"];
+    let name = || proptest::sample::select(&NAMES[..]);
+    prop_oneof![
+        6 => (name(), 0..4_u8).prop_map(|(name, net)| Happens::Write(name, net)),
+        4 => (name(), proptest::sample::select(&["new", ".new", "d/new"][..]), 0..4_u8)
+            .prop_map(|(name, by, net)| Happens::Replace(name, by, net)),
+        2 => name().prop_map(Happens::Remove),
+        2 => (name(), name()).prop_map(|(from, to)| Happens::Rename(from, to)),
+        1 => proptest::sample::select(&["d", "..v"][..]).prop_map(Happens::Directory),
+        2 => (name(), name()).prop_map(|(to, link)| Happens::Link(to, link)),
+    ]
+}
+
+/// Does it. What cannot be done is left.
+fn act(root: &Path, what: &Happens) {
+    let content = |name: &str, net| pool(&name.replace(['.', '/'], ""), &format!("10.{net}.0.0/24"));
+    let _ = match what {
+        Happens::Write(name, net) => fs::write(root.join(name), content(name, net)),
+        Happens::Replace(name, by, net) => {
+            fs::write(root.join(by), content(name, net)).and_then(|()| fs::rename(root.join(by), root.join(name)))
+        }
+        Happens::Remove(name) => fs::remove_file(root.join(name)).or_else(|_| fs::remove_dir_all(root.join(name))),
+        Happens::Rename(from, to) => fs::rename(root.join(from), root.join(to)),
+        Happens::Directory(name) => fs::create_dir(root.join(name)),
+        Happens::Link(to, link) => symlink(root.join(to), root.join(link)),
+    };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Time stands still: nothing is looked at again but for what happened.
+    #[test]
+    fn looks_at_what_happened_see_what_a_look_at_everything_sees(
+        rounds in proptest::collection::vec(proptest::collection::vec(happens(), 1..4), 1..12),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.yaml"), ballast()).unwrap();
+        let roots = vec![directory.path().to_owned()];
+        let mut watcher = Watcher::new(roots.clone()).unwrap();
+        watcher.look(Duration::ZERO);
+        for round in rounds {
+            round.iter().for_each(|what| act(directory.path(), what));
+            while watcher.writers.has_news() {
+                watcher.look(Duration::ZERO);
+            }
+            let all = Directory::load_once(&roots);
+            let is_unreadable = all.diagnostics.iter().any(|found| found.reason == "source_unreadable");
+            prop_assert_eq!(watcher.frozen.is_some(), is_unreadable, "after {:?}", round);
+            if is_unreadable {
+                continue;
+            }
+            for (name, pool) in &all.world.pools {
+                prop_assert_eq!(watcher.catalog.world().pools.get(name), Some(pool), "{} after {:?}", name, round);
+            }
+            // What is gone waits to be looked for again.
+            let gone = watcher.catalog.world().pools.keys().any(|name| !all.world.pools.contains_key(name));
+            prop_assert!(!gone || watcher.recheck_at.is_some(), "after {:?}", round);
+        }
+    }
+}
+
+#[test]
+fn a_change_of_one_file_is_no_look_at_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..20 {
+        fs::write(directory.path().join(format!("{n}.yaml")), pool(&format!("p{n}"), &format!("10.{n}.0.0/24")))
+            .unwrap();
+    }
+    let mut watcher = Watcher::new(vec![directory.path().to_owned()]).unwrap();
+    watcher.look(Duration::ZERO);
+    for n in 0..20 {
+        fs::write(directory.path().join("tmp"), pool("p7", &format!("10.7.{}.0/24", n + 1))).unwrap();
+        fs::rename(directory.path().join("tmp"), directory.path().join("7.yaml")).unwrap();
+        let Happened::At(paths) = watcher.writers.happened() else { panic!("it is known where") };
+        let files = watcher.scanned.files_at(&paths).unwrap();
+        assert_eq!(files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), [directory.path().join("7.yaml")]);
+        assert_eq!(watcher.look_at(&files, Duration::ZERO).changed, 1);
+    }
+    assert_eq!(watcher.catalog.considered(), 1);
 }

@@ -23,13 +23,32 @@ pub(super) struct Writers {
     /// Files modified and not closed since, by their real path, with the time of the last modification.
     open: BTreeMap<PathBuf, Instant>,
     patience: Duration,
+    happened: Happened,
 }
+
+/// What has happened.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Happened {
+    /// Something at these paths, symbolic links resolved, and nothing else. None of them is or was a directory.
+    At(BTreeSet<PathBuf>),
+    /// Something that may concern everything.
+    Anywhere,
+}
+
+/// Most paths told apart: of more than that a look at everything is due anyway.
+const MOST_PATHS: usize = 1024;
 
 impl Writers {
     /// Nobody is known to write yet. A file still open `patience` after its last modification is taken as it is.
     pub(super) fn new(patience: Duration) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { inotify, directories: BTreeMap::new(), open: BTreeMap::new(), patience })
+        Ok(Self {
+            inotify,
+            directories: BTreeMap::new(),
+            open: BTreeMap::new(),
+            patience,
+            happened: Happened::At(BTreeSet::new()),
+        })
     }
 
     /// Watch exactly these directories. One that cannot be watched is left to the regular look at everything. Returns
@@ -71,12 +90,28 @@ impl Writers {
         let _interrupted = poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], timeout.as_ref());
     }
 
+    /// Whether something has happened that [`Self::happened`] has not told yet.
+    pub(super) fn has_news(&self) -> bool {
+        let at_once = Timespec::default();
+        self.happened != Happened::At(BTreeSet::new())
+            || poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// What has happened since the last call.
+    pub(super) fn happened(&mut self) -> Happened {
+        self.drain();
+        std::mem::replace(&mut self.happened, Happened::At(BTreeSet::new()))
+    }
+
     /// Take note of everything that has happened.
-    pub(super) fn drain(&mut self) {
+    fn drain(&mut self) {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let flags = event.events();
+            if flags.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::IGNORED | ReadFlags::ISDIR) {
+                self.happened = Happened::Anywhere;
+            }
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 // Who closed what is lost: take every file as it is.
                 self.open.clear();
@@ -84,9 +119,17 @@ impl Writers {
             if flags.contains(ReadFlags::IGNORED) {
                 self.directories.remove(&event.wd());
             }
-            let Some(directory) = self.directories.get(&event.wd()) else { continue };
-            let Some(name) = event.file_name() else { continue };
+            let (Some(directory), Some(name)) = (self.directories.get(&event.wd()), event.file_name()) else {
+                self.happened = Happened::Anywhere;
+                continue;
+            };
             let path = directory.join(OsStr::from_bytes(name.to_bytes()));
+            if let Happened::At(paths) = &mut self.happened {
+                paths.insert(path.clone());
+                if paths.len() > MOST_PATHS {
+                    self.happened = Happened::Anywhere;
+                }
+            }
             if flags.contains(ReadFlags::MODIFY) {
                 self.open.insert(path, Instant::now());
             } else if flags

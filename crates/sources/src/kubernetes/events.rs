@@ -66,6 +66,12 @@ impl Events {
         Self { queue, told }
     }
 
+    /// Whether another one would be taken now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queue.capacity() > 0
+    }
+
     /// Hands an event in.
     pub fn tell(&self, subject: Subject, note: Note) {
         let Note { warning, reason, message } = &note;

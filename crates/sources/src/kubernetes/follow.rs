@@ -233,10 +233,10 @@ impl Follower {
     /// Hand an object over as it is now.
     async fn tell(&self, object: &Value, listing: Option<&mut Listing>) -> Result<(), Interrupted> {
         let Some(path) = self.resource.path_of(object) else { return Ok(()) };
+        let noticed = listing.is_none().then(Instant::now);
         if let Some(listing) = listing {
             listing.paths.insert(path.clone());
         }
-        let noticed = Instant::now();
         let parsed = Box::new(manifest::of_api(self.resource.kind, object));
         let seen = if self.observe { Observation::of(self.resource.kind, object).map(Box::new) } else { None };
         self.send(News::Object { path, parsed, seen, noticed }).await

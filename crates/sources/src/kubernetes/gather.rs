@@ -12,7 +12,7 @@ use super::{News, Observation, Observed, Options};
 use crate::catalog::{Catalog, Looked};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::manifest::Parsed;
-use crate::update::Update;
+use crate::update::{Noticed, Update, send};
 
 /// Most news taken in before the World is made anew.
 const BATCH: usize = 1024;
@@ -67,8 +67,8 @@ impl Gatherer {
                 () = tokio::time::sleep(recheck.unwrap_or_default()), if recheck.is_some() => {}
                 () = sender.closed() => return,
             }
-            let noticed = batch.iter().filter_map(News::noticed).min().unwrap_or_else(Instant::now);
-            if self.take_in_at(batch.drain(..), self.started.elapsed()) && sender.send(self.update(noticed)).is_err() {
+            let noticed = batch.iter().filter_map(News::noticed).collect();
+            if self.take_in_at(batch.drain(..), self.started.elapsed()) && !send(&sender, self.update(), noticed) {
                 return;
             }
             self.ask_again();
@@ -202,14 +202,14 @@ impl Gatherer {
     }
 
     /// The present state.
-    pub(super) fn update(&self, changed_at: Instant) -> Update {
+    pub(super) fn update(&self) -> Update {
         Update {
             world: Arc::clone(self.catalog.world()),
             diagnostics: self.diagnostics.as_slice().into(),
             whereabouts: self.catalog.whereabouts(),
             observed: self.observed.clone(),
             readable: self.readable,
-            changed_at,
+            noticed: Noticed::default(),
         }
     }
 }
@@ -217,7 +217,8 @@ impl Gatherer {
 impl News {
     fn noticed(&self) -> Option<Instant> {
         match self {
-            Self::Object { noticed, .. } | Self::Deleted { noticed, .. } => Some(*noticed),
+            Self::Object { noticed, .. } => *noticed,
+            Self::Deleted { noticed, .. } => Some(*noticed),
             Self::Listed { .. } | Self::NotServed { .. } | Self::Failed { .. } | Self::Recovered { .. } => None,
         }
     }

@@ -92,7 +92,7 @@ pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> 
     let started = Instant::now();
     let (news, incoming) = mpsc::channel(QUEUE);
     let mut gatherer = Gatherer::new(&options, started);
-    let (sender, receiver) = watch::channel(gatherer.update(started));
+    let (sender, receiver) = watch::channel(gatherer.update());
     for kind in options.kinds {
         let relist = Arc::new(Notify::new());
         gatherer.add(kind, Arc::clone(&relist));
@@ -108,8 +108,8 @@ pub fn watch(client: kube::Client, options: Options) -> watch::Receiver<Update> 
 /// What is told of a kind.
 #[derive(Debug)]
 enum News {
-    /// An object is this version.
-    Object { path: PathBuf, parsed: Box<Parsed>, seen: Option<Box<Observation>>, noticed: Instant },
+    /// An object is this version; `noticed`, unless it came with a list, which says nothing about when it changed.
+    Object { path: PathBuf, parsed: Box<Parsed>, seen: Option<Box<Observation>>, noticed: Option<Instant> },
     /// An object was deleted.
     Deleted { path: PathBuf, noticed: Instant },
     /// These are all objects of a kind there were, some time after `began`, since the source started.

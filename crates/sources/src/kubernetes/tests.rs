@@ -30,7 +30,7 @@ impl Source {
     /// Take in news `at` milliseconds after the start.
     fn take_in(&mut self, at: u64, news: Vec<News>) -> Update {
         self.gatherer.take_in_at(news.into_iter(), Duration::from_millis(at));
-        self.gatherer.update(Instant::now())
+        self.gatherer.update()
     }
 
     /// A list of a kind that finds these objects.
@@ -46,7 +46,7 @@ impl Source {
 fn seen(kind: Kind, object: &Value) -> News {
     let path = Resource::of(kind, "lb").path_of(object).unwrap();
     let seen = Observation::of(kind, object).map(Box::new);
-    News::Object { path, parsed: Box::new(manifest::of_api(kind, object)), seen, noticed: Instant::now() }
+    News::Object { path, parsed: Box::new(manifest::of_api(kind, object)), seen, noticed: Some(Instant::now()) }
 }
 
 fn deleted(kind: Kind, object: &Value) -> News {
@@ -204,7 +204,7 @@ fn a_bad_object_keeps_its_last_good_version() {
     let mut source = Source::new(&[Kind::Service]);
     let (mut web, other) = (service("web"), service("other"));
     source.list(0, Kind::Service, &[web.clone(), other]);
-    let before = source.gatherer.update(Instant::now()).world;
+    let before = source.gatherer.update().world;
     web["metadata"]["annotations"] = json!({"evenkeel.io/weights": "much"});
     let update = source.take_in(10, vec![seen(Kind::Service, &web)]);
     assert_eq!(update.world.services, before.services);
