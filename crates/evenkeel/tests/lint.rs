@@ -23,6 +23,7 @@ fn root() -> PathBuf {
 fn lint(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
     command.arg("lint").args(arguments).current_dir(directory).env("NO_COLOR", "1");
+    command.env_remove("COLUMNS");
     command.env_remove("EVENKEEL_LINT_BALANCER").env_remove("EVENKEEL_LINT_CONFIG");
     command.output().unwrap()
 }

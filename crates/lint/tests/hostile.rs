@@ -10,7 +10,7 @@ fn check(text: String) {
     let inputs = [Input { name: "a.yaml".to_owned(), text }];
     let config = Config::default();
     let before = lint(&inputs, &config);
-    for shown in [output::text(&before, evenkeel_manifest::diagnostic::Style::Plain), output::github(&before)] {
+    for shown in [output::text(&before, evenkeel_manifest::diagnostic::Style::PLAIN), output::github(&before)] {
         assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     }
     serde_json::from_str::<Value>(&output::sarif(&before, "0")).unwrap();
@@ -146,7 +146,7 @@ proptest! {
     #[test]
     fn any_objects(objects in prop::collection::vec(object(), 0..6)) {
         let report = lint_cluster(&Cluster { objects, ..Cluster::default() }, &Config::default());
-        for shown in [output::text(&report, evenkeel_manifest::diagnostic::Style::Plain), output::github(&report)] {
+        for shown in [output::text(&report, evenkeel_manifest::diagnostic::Style::PLAIN), output::github(&report)] {
             assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
         }
         serde_json::from_str::<Value>(&output::sarif(&report, "0")).unwrap();

@@ -93,7 +93,7 @@ impl Diagnostic {
 /// Without colours; see [`Diagnostic::render`].
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.render(Style::Plain).fmt(f)
+        self.render(Style::PLAIN).fmt(f)
     }
 }
 
@@ -110,38 +110,57 @@ pub fn summary(diagnostics: &[Diagnostic]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Whether findings are shown in colours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// Text alone.
-    Plain,
+/// How findings are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
     /// With the escape sequences of a terminal.
-    Coloured,
+    pub coloured: bool,
+    /// After how many columns sentences go on in the next line; without, they never do. Lines of manifests, and places,
+    /// are left whole in any case.
+    pub width: Option<usize>,
 }
 
 impl Style {
+    /// Text alone, each sentence on one line.
+    pub const PLAIN: Self = Self { coloured: false, width: None };
+
+    /// Text that starts in column `indent`, from 0, and goes on there in the next line.
+    pub fn wrapped(self, text: &str, indent: usize) -> String {
+        let Some(width) = self.width else { return text.to_owned() };
+        let width = width.saturating_sub(indent).max(MIN_WIDTH);
+        let options = textwrap::Options::new(width)
+            .break_words(false)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
+        textwrap::wrap(text, options).join(&format!("\n{:indent$}", ""))
+    }
+
     /// Begin of something as important as `severity`.
     fn of(self, severity: Severity) -> &'static str {
-        match (self, severity) {
-            (Self::Plain, _) => "",
-            (Self::Coloured, Severity::Error) => "\x1b[1;31m",
-            (Self::Coloured, Severity::Warning) => "\x1b[1;33m",
-            (Self::Coloured, Severity::Info) => "\x1b[1;36m",
+        match (self.coloured, severity) {
+            (false, _) => "",
+            (true, Severity::Error) => "\x1b[1;31m",
+            (true, Severity::Warning) => "\x1b[1;33m",
+            (true, Severity::Info) => "\x1b[1;36m",
         }
     }
 
     fn frame(self) -> &'static str {
-        if self == Self::Coloured { "\x1b[1;34m" } else { "" }
+        if self.coloured { "\x1b[1;34m" } else { "" }
     }
 
     fn bold(self) -> &'static str {
-        if self == Self::Coloured { "\x1b[1m" } else { "" }
+        if self.coloured { "\x1b[1m" } else { "" }
     }
 
     fn end(self) -> &'static str {
-        if self == Self::Coloured { "\x1b[0m" } else { "" }
+        if self.coloured { "\x1b[0m" } else { "" }
     }
 }
+
+/// Fewest columns that sentences get, however narrow the terminal is.
+const MIN_WIDTH: usize = 20;
 
 struct Rendered<'d> {
     diagnostic: &'d Diagnostic,
@@ -153,7 +172,9 @@ impl fmt::Display for Rendered<'_> {
         let Diagnostic { location, severity, reason, kind, name, field, message, remedy, snippet } = self.diagnostic;
         let (mark, frame, bold, end) =
             (self.style.of(*severity), self.style.frame(), self.style.bold(), self.style.end());
-        write!(f, "{mark}{}[{reason}]{end}{bold}: {}{end}", severity.as_str(), printable(message))?;
+        let head = format!("{}[{reason}]", severity.as_str());
+        let message = self.style.wrapped(&printable(message), head.len() + 2);
+        write!(f, "{mark}{head}{end}{bold}: {message}{end}")?;
         let Location { file, line, column } = location;
         let number = line.to_string();
         // The column of the frame: behind the longest line number, which is the only one.
@@ -176,7 +197,8 @@ impl fmt::Display for Rendered<'_> {
         let object = [kind.as_str(), name.as_str()].join(" ");
         for (what, text) in [("object", object.trim()), ("field", field), ("help", remedy)] {
             if !text.is_empty() {
-                write!(f, "\n{margin} {frame}={end} {bold}{what}{end}: {}", printable(text))?;
+                let text = self.style.wrapped(&printable(text), margin.len() + " = : ".len() + what.len());
+                write!(f, "\n{margin} {frame}={end} {bold}{what}{end}: {text}")?;
             }
         }
         Ok(())
@@ -264,7 +286,7 @@ error[invalid_value]: it is \u{fffd}[31m bad
     fn colours_change_nothing_else() {
         let snippet = Snippet { text: "x: bad".to_owned(), column: 3, width: 3 };
         let diagnostic = diagnostic(Some(snippet));
-        let coloured = diagnostic.render(Style::Coloured).to_string();
+        let coloured = diagnostic.render(Style { coloured: true, width: None }).to_string();
         assert!(coloured.starts_with("\u{1b}[1;31merror[invalid_value]\u{1b}[0m"), "{coloured}");
         let mut plain = String::new();
         let mut rest = coloured.as_str();
@@ -273,6 +295,32 @@ error[invalid_value]: it is \u{fffd}[31m bad
             rest = after.split_once('m').unwrap().1;
         }
         assert_eq!(plain + rest, diagnostic.to_string());
+    }
+
+    #[test]
+    fn sentences_go_on_below_themselves_and_lines_of_manifests_stay_whole() {
+        let snippet =
+            Snippet { text: "x: a rather long line of a manifest that nobody wraps".to_owned(), column: 3, width: 1 };
+        let mut diagnostic = diagnostic(Some(snippet));
+        diagnostic.message = "preStop 5 s < 10 s until the balancer notices: 日本語 of refusals".to_owned();
+        diagnostic.remedy = "write a-very-long-word-that-does-not-fit-anywhere there".to_owned();
+        let expected = "\
+error[invalid_value]: preStop 5 s < 10 s
+                      until the balancer
+                      notices: 日本語 of
+                      refusals
+  --> a.yaml:12:8
+   |
+12 | x: a rather long line of a manifest that nobody wraps
+   |    ^
+   = object: Service default/web
+   = field: spec.x
+   = help: write
+           a-very-long-word-that-does-not-fit-anywhere
+           there";
+        assert_eq!(diagnostic.render(Style { coloured: false, width: Some(40) }).to_string(), expected);
+        let narrow = diagnostic.render(Style { coloured: false, width: Some(1) }).to_string();
+        assert!(narrow.contains("= object: Service default/web\n"), "{narrow}");
     }
 
     #[test]

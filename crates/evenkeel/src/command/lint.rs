@@ -3,7 +3,7 @@
 mod cluster;
 mod input;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use evenkeel_lint::{Balancer, Config, Report, output, rules};
 use evenkeel_sources::diagnostic::Severity;
+
+use super::terminal;
 
 /// Find what loses requests in rollouts, drains and failures.
 ///
@@ -109,7 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             eprintln!("error: there is no rule {id}; {meant}");
             return Ok(ExitCode::from(INVALID_INPUT));
         };
-        return print(&output::explain(rule)).map(|()| ExitCode::SUCCESS);
+        return print(&output::explain(rule, terminal::style(&std::io::stdout()))).map(|()| ExitCode::SUCCESS);
     }
     if args.rules {
         let rules: String = rules::all().iter().map(|rule| format!("{}  {}\n", rule.id, rule.title)).collect();
@@ -145,10 +147,7 @@ fn check(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
 
 fn show(output: Output, report: &Report, config: &Config) -> anyhow::Result<ExitCode> {
     let shown = match output {
-        Output::Text => {
-            let terminal = std::io::stdout().is_terminal();
-            output::text(report, super::plan::style(terminal, std::env::var_os("NO_COLOR").as_deref()))
-        }
+        Output::Text => output::text(report, terminal::style(&std::io::stdout())),
         Output::Json => output::json(report),
         Output::Sarif => output::sarif(report, env!("CARGO_PKG_VERSION")),
         Output::Junit => output::junit(report, config.fail_on),

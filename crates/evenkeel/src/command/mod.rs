@@ -12,6 +12,7 @@ pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod status;
+mod terminal;
 pub(crate) mod uninstall;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -4,9 +4,8 @@ mod bgp;
 mod frontends;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,11 +16,12 @@ use evenkeel_plan::elect::Announcement;
 use evenkeel_plan::event::EventReason;
 use evenkeel_plan::world::{Node, ObjectName};
 use evenkeel_plan::{Event, Plan, Planner, World};
-use evenkeel_sources::diagnostic::{Style, summary};
+use evenkeel_sources::diagnostic::summary;
 use evenkeel_sources::{Diagnostic, Directory, state};
 use serde::Serialize;
 
 use super::run::ScopeArgs;
+use super::terminal;
 
 /// Print what `run` would do with these manifests.
 ///
@@ -97,7 +97,7 @@ const MAX_SHOWN: usize = 1000;
 /// The plan to stdout, the diagnostics to stderr. A reader that has seen enough is no failure.
 fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
     let mut stderr = std::io::stderr().lock();
-    let style = style(stderr.is_terminal(), std::env::var_os("NO_COLOR").as_deref());
+    let style = terminal::style(&stderr);
     for diagnostic in diagnostics.iter().take(MAX_SHOWN) {
         writeln!(stderr, "{}\n", diagnostic.render(style))?;
     }
@@ -111,12 +111,6 @@ fn print(output: &str, diagnostics: &[Diagnostic]) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// Colours are for a terminal, and for those who want them (no-color.org).
-pub(super) fn style(terminal: bool, no_color: Option<&OsStr>) -> Style {
-    let unwanted = no_color.is_some_and(|value| !value.is_empty());
-    if terminal && !unwanted { Style::Coloured } else { Style::Plain }
 }
 
 /// The JSON contract: fields may be added, none is renamed or removed.
@@ -282,17 +276,4 @@ fn layer_2(announcement: &Announcement, nobody: &str) -> Vec<Vec<String>> {
         rows.push(vec![String::new(), String::new(), format!("not by {}: {}", exclusion.node, exclusion.reason)]);
     }
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_are_for_terminals_of_those_who_want_them() {
-        assert_eq!(style(true, None), Style::Coloured);
-        assert_eq!(style(true, Some(OsStr::new(""))), Style::Coloured);
-        assert_eq!(style(true, Some(OsStr::new("1"))), Style::Plain);
-        assert_eq!(style(false, None), Style::Plain);
-    }
 }

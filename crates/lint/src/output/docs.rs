@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 
+use evenkeel_manifest::diagnostic::Style;
+
 use crate::rules::{self, Rule};
 
 /// What `--explain` says about a rule.
-pub fn explain(rule: &Rule) -> String {
-    let mut text = format!("{}: {}\n\nPrevents\n  {}\n\nDo\n  {}\n", rule.id, rule.title, rule.prevents, rule.remedy);
+pub fn explain(rule: &Rule, style: Style) -> String {
     let fix = if rule.fix.is_empty() { "nothing: a person must decide" } else { rule.fix };
-    _ = write!(text, "\n--fix\n  {fix}\n");
-    if !rule.evenkeel.is_empty() {
-        _ = write!(text, "\nBehind Evenkeel\n  {}\n", rule.evenkeel);
+    let mut text = format!("{}: {}\n", rule.id, rule.title);
+    let parts = [("Prevents", rule.prevents), ("Do", rule.remedy), ("--fix", fix), ("Behind Evenkeel", rule.evenkeel)];
+    for (heading, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+        _ = write!(text, "\n{heading}\n  {}\n", style.wrapped(part, 2));
     }
     _ = write!(
         text,

@@ -29,7 +29,9 @@ pub fn text(report: &Report, style: Style) -> String {
     if report.findings.len() > MAX_SHOWN {
         _ = writeln!(text, "{} more are left out; -o json has them all\n", report.findings.len() - MAX_SHOWN);
     }
-    text += &summary(report);
+    for line in summary(report).lines() {
+        _ = writeln!(text, "{}", style.wrapped(line, 0));
+    }
     text
 }
 
