@@ -3,11 +3,15 @@
 //! Each change is made in the text where the tree says its place is, and is only kept if the text then reads as the tree
 //! does with that change, and as nothing else. What the text's form does not allow is left to its author.
 
+mod items;
+
 use evenkeel_manifest::Position;
 use evenkeel_manifest::yaml::{Entry, Node, Scalar, Value, all_chunks};
 use serde_json::{Map, Value as Plain, json};
 
 use crate::view::{Path, Step};
+
+pub(crate) use items::Items;
 
 /// One change to a document.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +24,26 @@ pub(crate) enum Edit {
     Rename(Path, String),
     /// Another document after this one.
     Append(Plain),
+}
+
+impl Edit {
+    /// Where it is made, if that is within a document.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) | Self::Rename(path, _) => Some(path),
+            Self::Append(_) => None,
+        }
+    }
+
+    /// The same in another place.
+    fn at(&self, path: Path) -> Option<Self> {
+        match self {
+            Self::Set(_, value) => Some(Self::Set(path, value.clone())),
+            Self::Remove(_) => Some(Self::Remove(path)),
+            Self::Rename(_, name) => Some(Self::Rename(path, name.clone())),
+            Self::Append(_) => None,
+        }
+    }
 }
 
 /// A tree as plain data.
@@ -43,11 +67,48 @@ pub(crate) fn plain(node: &Node) -> Plain {
     }
 }
 
+/// The text of one document with the edits of each finding that can be made in it.
+pub(crate) fn mend(text: &str, findings: Vec<&[Edit]>) -> String {
+    // Other documents come last, so that it stays one until then.
+    let (others, findings): (Vec<&[Edit]>, _) =
+        findings.into_iter().partition(|edits| matches!(edits, [Edit::Append(_)]));
+    let (mut text, left) = items::mend(text, findings);
+    for edits in left {
+        if let Some(fixed) = apply(&text, edits) {
+            text = fixed;
+        }
+    }
+    let others: Vec<Edit> = others.into_iter().flatten().cloned().collect();
+    apply(&text, &others).unwrap_or(text)
+}
+
 /// The text of one document with the edits of one finding; nothing if they cannot be made in it.
 pub(crate) fn apply(text: &str, edits: &[Edit]) -> Option<String> {
+    let others = edits.iter().position(|edit| matches!(edit, Edit::Append(_))).unwrap_or(edits.len());
+    let (edits, others) = edits.split_at(others);
     let mut text = text.to_owned();
     for edit in edits {
         text = apply_one(&text, edit)?;
+    }
+    if others.is_empty() { Some(text) } else { append(text, others) }
+}
+
+/// The text with other documents behind it.
+fn append(mut text: String, others: &[Edit]) -> Option<String> {
+    // What is JSON stays JSON, which has no second document.
+    if text.get(offset(&text, parse(&text)?.at)?..)?.starts_with('{') {
+        return None;
+    }
+    for other in others {
+        let Edit::Append(document) = other else { return None };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text += "---\n";
+        // In the order people write them.
+        for key in ["apiVersion", "kind", "metadata", "spec"] {
+            text += &block(&json!({ key: document.get(key)? }), 0)?;
+        }
     }
     Some(text)
 }
@@ -61,22 +122,6 @@ fn parse(text: &str) -> Option<Node> {
 
 fn apply_one(text: &str, edit: &Edit) -> Option<String> {
     let root = parse(text)?;
-    if let Edit::Append(document) = edit {
-        // What is JSON stays JSON, which has no second document.
-        if text.get(offset(text, root.at)?..)?.starts_with('{') {
-            return None;
-        }
-        let mut text = text.to_owned();
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text += "---\n";
-        // In the order people write them.
-        for key in ["apiVersion", "kind", "metadata", "spec"] {
-            text += &block(&json!({ key: document.get(key)? }), 0)?;
-        }
-        return Some(text);
-    }
     let mut wanted = plain(&root);
     change(&mut wanted, edit)?;
     let changed = match edit {

@@ -24,6 +24,7 @@ use evenkeel_manifest::yaml::all_chunks;
 pub use rules::Rule;
 pub use source::{Cluster, Input, MAX_BYTES};
 
+use fix::Items;
 use picture::Picture;
 use rules::{Ask, Raw};
 use source::Source;
@@ -91,13 +92,16 @@ const MAX_TRIED: usize = 64 << 10;
 fn report(source: Source<'_>, config: &Config) -> Report {
     let picture = Picture::of(&source);
     let mut raws = rules::check(&Ask { picture: &picture, config });
+    let mut lists: BTreeMap<usize, Option<Items>> = BTreeMap::new();
     for raw in raws.iter_mut().filter(|raw| !raw.edits.is_empty()) {
-        let chunk = source
-            .documents
-            .get(raw.document)
-            .and_then(|document| source.chunks.get(document.input)?.get(document.chunk));
+        let document = source.documents.get(raw.document);
+        let chunk = document.and_then(|document| source.chunks.get(document.input)?.get(document.chunk));
+        let Some(chunk) = chunk else { continue };
+        let list = lists.entry(raw.document).or_insert_with(|| Items::of(chunk));
+        let item = list.as_ref().and_then(|items| items.narrowed(chunk, &raw.edits));
+        let (text, edits) = item.as_ref().map_or((*chunk, &raw.edits), |(text, edits)| (text, edits));
         // Where it costs nothing to know, a fix is promised only if it can be made.
-        if chunk.is_some_and(|chunk| chunk.len() <= MAX_TRIED && fix::apply(chunk, &raw.edits).is_none()) {
+        if text.len() <= MAX_TRIED && fix::apply(text, edits).is_none() {
             raw.edits.clear();
         }
     }
@@ -195,23 +199,10 @@ fn fix_once(inputs: &mut [Input], config: &Config, wanted: fn(&[fix::Edit]) -> b
         }
         let mut text = String::new();
         for (number, chunk) in all_chunks(&input.text).into_iter().enumerate() {
-            let mut part = chunk.text.to_owned();
-            let mut behind = Vec::new();
-            for edits in edits.get(&(n, number)).into_iter().flatten() {
-                if matches!(edits.as_slice(), [fix::Edit::Append(_)]) {
-                    // Last, so that the part stays one document for the others.
-                    behind.extend(edits);
-                } else if let Some(fixed) = fix::apply(&part, edits) {
-                    changed |= fixed != part;
-                    part = fixed;
-                }
-            }
-            for edit in behind {
-                if let Some(fixed) = fix::apply(&part, std::slice::from_ref(edit)) {
-                    changed = true;
-                    part = fixed;
-                }
-            }
+            let findings: Vec<&[fix::Edit]> =
+                edits.get(&(n, number)).into_iter().flatten().map(Vec::as_slice).collect();
+            let part = if findings.is_empty() { chunk.text.to_owned() } else { fix::mend(chunk.text, findings) };
+            changed |= part != chunk.text;
             text += &part;
         }
         input.text = text;
