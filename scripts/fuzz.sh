@@ -13,6 +13,10 @@ mkdir -p fuzz/corpus/lint
 for file in tests/golden-lint/*/*.yaml; do
   cp "$file" "fuzz/corpus/lint/$(tr / - <<<"$file")"
 done
+mkdir -p fuzz/corpus/import
+for file in tests/golden-import/*/config.yaml; do
+  cp "$file" "fuzz/corpus/import/$(tr / - <<<"$file")"
+done
 mkdir -p fuzz/corpus/of_api
 cp crates/lint/tests/objects/*.json fuzz/corpus/of_api/
 for target in ${*:-$(cargo +nightly fuzz list)}; do

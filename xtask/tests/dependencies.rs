@@ -23,8 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["evenkeel-loader", "evenkeel-probe", "evenkeel-process", "evenkeel-sources"],
     // Built before the loader is, and by it.
     &["evenkeel-builder", "evenkeel-harness", "evenkeel-programs"],
-    // Rules about manifests: no IO.
-    &["evenkeel-lint"],
+    // Rules about manifests, and other programs' configuration as manifests: no IO.
+    &["evenkeel-import", "evenkeel-lint"],
     // What becomes of decisions in time, and what manifests are made of: no IO.
     &["evenkeel-health", "evenkeel-manifest"],
     // Decisions and protocol cores: no IO.

@@ -84,6 +84,9 @@ pub(crate) fn addresses(interfaces: &[String]) -> Vec<IpAddr> {
         };
         addresses.extend(v4.or(v6).filter(|address| !address.is_loopback() && !is_link_local(address)));
     }
+    // Whatever order the kernel lists them in.
+    addresses.sort_unstable();
+    addresses.dedup();
     addresses
 }
 

@@ -157,7 +157,11 @@ pub async fn run(
                 let _ = reply.send(node.status());
             }
             changed = next_hops.changed(), if follows_kernel => match changed {
-                Ok(()) => node.data_path.forget_next_hops(),
+                Ok(()) => {
+                    node.data_path.forget_next_hops();
+                    // An address comes and goes with its route.
+                    node.look_at_addresses();
+                }
                 Err(error) => {
                     tracing::error!(%error, "cannot follow the kernel any more: packets follow routes a second late");
                     follows_kernel = false;
@@ -166,6 +170,7 @@ pub async fn run(
             () = sleep_until(next_announcement) => node.announce(),
             _ = interfaces.tick() => {
                 node.look_at_interfaces();
+                node.look_at_addresses();
                 node.look_at_mode();
                 node.finish();
                 node.attend();
@@ -303,6 +308,8 @@ struct NodeAgent {
     unsaved: Option<String>,
     desired: Desired,
     interfaces: Vec<Interface>,
+    /// Their addresses at the last look.
+    addresses: Vec<IpAddr>,
     /// Interfaces that were missing at the last look.
     missing: HashSet<String>,
     changes: Changes,
@@ -370,6 +377,7 @@ impl NodeAgent {
             health: Arc::default(),
             desired: Desired::default(),
             interfaces,
+            addresses: host::addresses(&config.interfaces),
             missing: HashSet::new(),
             changes: Changes::new(),
             plan: None,
@@ -448,6 +456,7 @@ impl NodeAgent {
         world.ignore_exclude_label = self.config.ignore_exclude_label;
         world.cluster = self.cluster.as_mut().map(Cluster::view);
         world.given_addresses = self.cluster.is_some();
+        world.node_addresses.clone_from(&self.addresses);
         world.nodes.entry(self.config.node.clone()).or_insert_with(|| Node::new(self.config.node.clone()).into());
         self.zone = world.nodes.get(&self.config.node).and_then(|node| node.zone()).map(str::to_owned);
         self.planner.update(&world).iter().for_each(tell_event);
@@ -789,8 +798,9 @@ impl NodeAgent {
             Some(cluster) if !cluster.has_begun() => return,
             Some(cluster) => desired::held(plan, |address| cluster.answers(address)),
         };
-        let mut vips: HashMap<IpAddr, Vip> =
-            plan.frontends.values().map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
+        // For the node's own addresses the host answers, and for ports of them that are nobody's.
+        let at_vips = plan.frontends.values().filter(|frontend| !frontend.on_node);
+        let mut vips: HashMap<IpAddr, Vip> = at_vips.map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
         let mut due = Vec::new();
         let mut nowhere = BTreeSet::new();
         for (address, only_on) in owned {
@@ -901,6 +911,21 @@ impl NodeAgent {
                 self.follow_cluster();
             }
             Err(error) => tracing::error!(%error, "cannot attach; trying again"),
+        }
+    }
+
+    /// Follows the node's own addresses: services may be served there.
+    fn look_at_addresses(&mut self) {
+        let present = host::addresses(&self.config.interfaces);
+        if present == self.addresses {
+            return;
+        }
+        let shown: Vec<String> = present.iter().map(ToString::to_string).collect();
+        tracing::info!(addresses = shown.join(", "), "the node's addresses have changed");
+        self.addresses = present;
+        if let Some(last) = self.last.clone() {
+            self.decide(&last);
+            self.follow_cluster();
         }
     }
 

@@ -149,6 +149,9 @@ impl Planner {
             None => Difference::everything(),
         };
         difference.follow_services(&self.in_force.world, &checked.world);
+        if self.in_force.world.node_addresses != checked.world.node_addresses {
+            difference.requests.extend(self.allocation.own().iter().cloned());
+        }
         difference.services.extend(self.slices.follow(&self.in_force.world, &checked.world));
         self.given = Some(world.clone());
         self.in_force = checked;

@@ -14,6 +14,7 @@ mod drain;
 mod fan_out;
 mod frames;
 mod health;
+mod import;
 mod installed;
 mod lifecycle;
 mod migration;
@@ -79,6 +80,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         discovery::TESTS,
         drain::TESTS,
         fan_out::TESTS,
+        import::TESTS,
         reload::TESTS,
         rescue::TESTS,
         scenarios::TESTS,

@@ -5,6 +5,7 @@ pub(crate) mod controller;
 pub(crate) mod crds;
 pub(crate) mod demo;
 pub(crate) mod drain;
+pub(crate) mod import;
 pub(crate) mod install;
 pub(crate) mod lint;
 pub(crate) mod mode;

@@ -6,6 +6,7 @@ mod frontends;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -41,6 +42,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", env = "EVENKEEL_NODE")]
     node: Option<String>,
 
+    /// The node's own addresses, for services with the annotation evenkeel.io/addresses: node
+    #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
+    node_addresses: Vec<IpAddr>,
+
     #[command(flatten)]
     scope: ScopeArgs,
 
@@ -75,6 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     world.load_balancer_class.clone_from(&args.scope.lb_class);
     world.ignore_exclude_label = args.scope.ignore_exclude_lb;
+    world.node_addresses.clone_from(&args.node_addresses);
     let mut planner = Planner::new(memory);
     let events = planner.update(&world);
     let plan = planner.plan();
@@ -178,7 +184,7 @@ fn json(plan: &Plan, events: &[Event], world: &World, diagnostics: &[Diagnostic]
 
 fn text(plan: &Plan, events: &[Event], world: &World) -> String {
     let mut output = String::new();
-    section(&mut output, "SERVICES", services(plan, events), "no load balancer services");
+    section(&mut output, "SERVICES", services(plan, events, world), "no load balancer services");
     section(&mut output, "ANNOUNCEMENTS", announcements(plan, world), "no addresses to announce");
     if is_used(world) {
         section(&mut output, "BGP", bgp::peers(plan, world), "no peers");
@@ -216,7 +222,7 @@ fn release(event: &Event) -> String {
     format!("gives up {}{because}", addresses.join(", "))
 }
 
-fn services(plan: &Plan, events: &[Event]) -> Vec<Vec<String>> {
+fn services(plan: &Plan, events: &[Event], world: &World) -> Vec<Vec<String>> {
     let mut released: BTreeMap<&ObjectName, Vec<&Event>> = BTreeMap::new();
     for event in events.iter().filter(|event| event.reason == EventReason::ClearAssignment) {
         released.entry(&event.service).or_default().push(event);
@@ -226,6 +232,8 @@ fn services(plan: &Plan, events: &[Event]) -> Vec<Vec<String>> {
         let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(", ") };
         let mut notes = Vec::new();
         notes.extend(service.pool.as_ref().map(|pool| format!("from pool {pool}")));
+        let on_node = world.services.get(&service.service()).is_some_and(|service| service.on_node);
+        notes.extend(on_node.then(|| "at each node's own addresses".to_owned()));
         notes.extend(released.get(&service.service()).into_iter().flatten().map(|event| release(event)));
         notes.extend(service.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message)));
         vec![service.service().to_string(), addresses, notes.join("; ")]

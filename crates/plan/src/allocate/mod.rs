@@ -11,12 +11,15 @@
 //! 3. Services that hold nothing and ask for particular addresses or a particular pool are served,
 //! 4. then those that take anything.
 //!
+//! Services at the node's own addresses have no part in this (`own`).
+//!
 //! Where a controller allocates, its agents do none of this: they take what it gave (`given`).
 //!
 //! A change concerns the services that changed and those that wait for something better. All others have what they ask
 //! for, so every pass would leave them alone: they are not looked at.
 
 mod given;
+mod own;
 mod pools;
 mod request;
 mod sharing;
@@ -173,6 +176,8 @@ pub(crate) struct Allocation {
     services: OrdMap<ObjectName, Arc<ServicePlan>>,
     /// Services that could get more than they have when others let go.
     waiting: OrdSet<ObjectName>,
+    /// Services at the node's own addresses.
+    own: BTreeSet<ObjectName>,
 }
 
 /// What an allocation changed.
@@ -216,6 +221,11 @@ impl Allocation {
     /// What each service holds.
     pub(crate) fn held(&self) -> &OrdMap<ObjectName, Arc<Holding>> {
         &self.held
+    }
+
+    /// The services at the node's own addresses.
+    pub(crate) fn own(&self) -> &BTreeSet<ObjectName> {
+        &self.own
     }
 
     /// The services that have an address, by name.
@@ -292,12 +302,15 @@ impl Allocation {
     }
 
     /// The passes, for services that have no claims yet.
-    fn reallocate(&mut self, world: &World, names: BTreeSet<ObjectName>) -> Reallocated {
+    fn reallocate(&mut self, world: &World, mut names: BTreeSet<ObjectName>) -> Reallocated {
         let mut done = Reallocated::default();
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
         for name in &names {
             let service = world.services.get(name).filter(|service| service.is_load_balancer);
-            match service.filter(|service| service.load_balancer_class == world.load_balancer_class) {
+            let of_ours = service.filter(|service| service.load_balancer_class == world.load_balancer_class);
+            self.own.remove(name);
+            match of_ours {
+                Some(service) if service.on_node => _ = self.own.insert(name.clone()),
                 Some(service) => candidates.push(Candidate::new(service, &mut done.diagnostics)),
                 None => {
                     let finding = service.map(|service| other_class(service, world.load_balancer_class.as_ref()));
@@ -322,6 +335,11 @@ impl Allocation {
                 None if world.gaps.services && !world.services.contains_key(name) => {}
                 None => done.released |= self.held.remove(name).is_some(),
             }
+        }
+        // They come last, and all of them: what they have hangs on each other and on what is in use.
+        for (name, service) in self.own.iter().filter_map(|name| Some((name, world.services.get(name)?))) {
+            self.services.insert(name.clone(), own::plan(service, world, &self.in_use).into());
+            names.insert(name.clone());
         }
         done.services = names;
         done
@@ -370,6 +388,7 @@ pub(crate) fn asks_the_same(before: Option<&Service>, now: Option<&Service>) -> 
                 && a.ip_families == b.ip_families
                 && a.ip_family_policy == b.ip_family_policy
                 && a.requested == b.requested
+                && a.on_node == b.on_node
                 && a.sharing_key == b.sharing_key
                 && a.traffic_policy == b.traffic_policy
                 && a.ports == b.ports

@@ -35,6 +35,9 @@ pub struct Frontend {
     pub port: u16,
     /// The protocol.
     pub protocol: Protocol,
+    /// Whether the address is the node's own: nobody announces it, and the host keeps its other ports.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub on_node: bool,
     /// Whether any backend serves, or only those on the node that received the packet.
     pub policy: TrafficPolicy,
     /// Which backends a node prefers.
@@ -151,6 +154,7 @@ pub fn of_service(
                 address: *address,
                 port: port.port,
                 protocol: port.protocol,
+                on_node: service.on_node,
                 policy: service.traffic_policy,
                 traffic_distribution: service.traffic_distribution,
                 forwarding: service.forwarding,

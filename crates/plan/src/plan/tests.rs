@@ -22,6 +22,7 @@ enum Edit {
     IgnoreExcludeLabel(bool),
     Class(bool),
     Gaps(Gaps),
+    NodeAddresses(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +35,7 @@ enum ServiceEdit {
     Families(IpFamilyPolicy),
     Status(Option<u8>),
     Balancer(bool),
+    OnNode(bool),
 }
 
 fn at(last: u8) -> IpAddr {
@@ -174,6 +176,7 @@ impl ServiceEdit {
             Self::Families(policy) => service.ip_family_policy = policy,
             Self::Status(last) => service.status_addresses = last.map(at).into_iter().collect(),
             Self::Balancer(balancer) => service.is_load_balancer = balancer,
+            Self::OnNode(on_node) => service.on_node = on_node,
         }
     }
 }
@@ -194,6 +197,7 @@ impl Edit {
             Self::IgnoreExcludeLabel(ignore) => world.ignore_exclude_label = *ignore,
             Self::Class(other) => world.load_balancer_class = other.then(|| "example.com/other".to_owned()),
             Self::Gaps(gaps) => world.gaps = *gaps,
+            Self::NodeAddresses(last) => world.node_addresses = last.iter().copied().map(at).collect(),
         }
     }
 }
@@ -225,9 +229,19 @@ fn any_history() -> impl Strategy<Value = Vec<Vec<Edit>>> {
     proptest::collection::vec(proptest::collection::vec(any_edit(), 1..6), 1..12)
 }
 
+/// The same, with services at the node's own addresses among them.
+fn any_history_of_a_node() -> impl Strategy<Value = Vec<Vec<Edit>>> {
+    let any_edit = prop_oneof![
+        6 => any_edit(),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(which, own)| Edit::Service(which, ServiceEdit::OnNode(own))),
+        1 => proptest::collection::vec(0u8..12, 0..3).prop_map(Edit::NodeAddresses),
+    ];
+    proptest::collection::vec(proptest::collection::vec(any_edit, 1..6), 1..12)
+}
+
 proptest! {
     #[test]
-    fn incremental_is_full(history in any_history()) {
+    fn incremental_is_full(history in any_history_of_a_node()) {
         let mut world = nodes();
         let mut planner = Planner::new(Memory::default());
         for edits in history {

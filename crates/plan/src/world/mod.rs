@@ -15,6 +15,7 @@ pub(crate) mod testing;
 mod weights;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -223,6 +224,9 @@ pub struct World {
     pub ignore_exclude_label: bool,
     /// Services have the addresses their status says, which a controller writes; none is allocated here.
     pub given_addresses: bool,
+    /// The own addresses of the node that plans for itself, for services that are served there. Of a whole cluster there are
+    /// none.
+    pub node_addresses: Vec<IpAddr>,
     /// The namespace in which configuration lives. `None`: the one in which most of it is.
     pub system_namespace: Option<String>,
     /// What the nodes of a cluster know of each other. `None`: there is no cluster, and who owned what before is in the Memory.

@@ -29,6 +29,9 @@ pub struct Service {
     pub ip_family_policy: IpFamilyPolicy,
     /// What it asks for.
     pub requested: Requested,
+    /// `evenkeel.io/addresses: node`: it is served at the own addresses of each node, which nobody allocates or announces; of
+    /// these only at those it asks for, if it asks for any.
+    pub on_node: bool,
     /// `allow-shared-ip`: services with the same key may have the same address.
     pub sharing_key: Option<String>,
     /// `spec.externalTrafficPolicy`.
@@ -74,6 +77,7 @@ impl Service {
             ip_families: Vec::new(),
             ip_family_policy: IpFamilyPolicy::SingleStack,
             requested: Requested::default(),
+            on_node: false,
             sharing_key: None,
             traffic_policy: TrafficPolicy::Cluster,
             traffic_distribution: TrafficDistribution::Anywhere,

@@ -9,7 +9,8 @@ use super::read::{Field, Fields, Reader, close_to, shortened};
 use super::{health, limits};
 
 /// Ours on a Service, without their prefix.
-const OURS: [&str; 20] = [
+const OURS: [&str; 21] = [
+    "addresses",
     "balancing",
     "connection-burst",
     "connection-rate",
@@ -68,6 +69,22 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
     *requested = Requested { pool: pool.map(str::to_owned), ..std::mem::take(requested) };
     let key = either(reader, &annotations, "allow-shared-ip").and_then(|field| field.text(reader));
     service.sharing_key = key.map(str::to_owned);
+    let kinds = [("pool", false), ("node", true)];
+    let kind = annotations.annotation("evenkeel.io/addresses");
+    service.on_node = kind.and_then(|field| field.one_of(reader, &kinds)).unwrap_or_default();
+    if service.on_node {
+        for (name, what) in [("address-pool", "a pool"), ("allow-shared-ip", "sharing")] {
+            if let Some(field) = either(reader, &annotations, name) {
+                let message = format!("{what} has no meaning for addresses of the node");
+                reader.warning(
+                    "unused_annotation",
+                    &field.at_key(),
+                    message,
+                    "remove it, or evenkeel.io/addresses: node",
+                );
+            }
+        }
+    }
     let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
     service.forwarding =
         annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
