@@ -23,9 +23,9 @@ fn evenkeel(directory: &Path, arguments: &[&str]) -> Output {
 fn golden(path: &Path, actual: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         if actual.is_empty() {
-            _ = fs::remove_file(path)
+            _ = fs::remove_file(path);
         } else {
-            fs::write(path, actual).unwrap()
+            fs::write(path, actual).unwrap();
         }
         return;
     }

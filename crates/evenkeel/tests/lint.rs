@@ -306,6 +306,23 @@ fn evenkeel_in_front_needs_less() {
 }
 
 #[test]
+fn sentences_are_wrapped_and_manifests_are_not() {
+    let case = root().join("tests/golden-lint/ZD08");
+    let shown = |columns: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+        command.args(["lint", "fail.yaml"]).current_dir(&case).env("NO_COLOR", "1").env_remove("COLUMNS");
+        command.envs(columns.map(|columns| ("COLUMNS", columns)));
+        stdout(&command.output().unwrap())
+    };
+    let (whole, wrapped) = (shown(None), shown(Some("60")));
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&whole), words(&wrapped), "nothing else changes");
+    assert!(whole.lines().any(|line| line.len() > 100), "{whole}");
+    let is_of_manifest = |line: &str| [" | ", "--> ", "= field: "].iter().any(|mark| line.contains(mark));
+    assert!(wrapped.lines().all(|line| line.len() <= 60 || is_of_manifest(line)), "{wrapped}");
+}
+
+#[test]
 fn rules_explain_themselves() {
     let text = stdout(&lint(&root(), &["--explain", "zd08"]));
     assert!(text.starts_with("ZD08: ") && text.contains("lint.evenkeel.io/ZD08"), "{text}");

@@ -66,6 +66,8 @@ pub(crate) struct Container<'n> {
     pub(crate) name: &'n str,
     /// Some Service's port leads here, or nobody says where and this is the first.
     pub(crate) serves: bool,
+    /// An init container that stays: it ends after all others.
+    pub(crate) sidecar: bool,
 }
 
 #[derive(Debug)]
@@ -177,7 +179,9 @@ impl<'n> Picture<'n> {
             ("policy", "PodDisruptionBudget") => {
                 self.budgets.push(Budget { object: object.clone(), workloads: Vec::new() });
             }
-            ("autoscaling", "HorizontalPodAutoscaler") => self.autoscalers.push(object.clone()),
+            ("autoscaling", "HorizontalPodAutoscaler") | ("keda.sh", "ScaledObject") => {
+                self.autoscalers.push(object.clone());
+            }
             ("networking.k8s.io", "Ingress")
             | ("gateway.networking.k8s.io", "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "UDPRoute" | "TLSRoute") => {
                 self.routes.push(object.clone());
@@ -201,14 +205,16 @@ impl<'n> Picture<'n> {
 
     fn take_workload(&mut self, object: &Object<'n>, kind: Kind) {
         let pod = object.at("spec.template.spec");
-        let container = |view: View<'n>| {
-            let name = view.key("name").text().unwrap_or_default();
-            Container { view, name, serves: false }
+        let container = |sidecar| {
+            move |view: View<'n>| {
+                let name = view.key("name").text().unwrap_or_default();
+                Container { view, name, serves: false, sidecar }
+            }
         };
-        // A sidecar is an init container that stays.
         let stays = |view: &View<'n>| view.key("restartPolicy").text() == Some("Always");
         let sidecars = pod.key("initContainers").list().into_iter().filter(stays);
-        let containers = pod.key("containers").list().into_iter().chain(sidecars).map(container).collect();
+        let containers = pod.key("containers").list().into_iter().map(container(false));
+        let containers = containers.chain(sidecars.map(container(true))).collect();
         let labels = object.at("spec.template.metadata.labels").labels();
         self.workloads.push(Workload {
             object: object.clone(),
@@ -264,8 +270,9 @@ impl<'n> Picture<'n> {
             let target = autoscaler.at("spec.scaleTargetRef");
             for w in in_namespace(autoscaler.namespace) {
                 let Some(workload) = self.workloads.get_mut(w) else { continue };
-                let same = target.key("name").text() == Some(workload.object.name)
-                    && target.key("kind").text() == Some(workload.object.kind);
+                // KEDA means a Deployment if nothing is said.
+                let kind = target.key("kind").text().unwrap_or("Deployment");
+                let same = target.key("name").text() == Some(workload.object.name) && kind == workload.object.kind;
                 if same {
                     workload.autoscaler = Some(a);
                 }
@@ -308,8 +315,8 @@ impl<'n> Picture<'n> {
         let own = workload.object.at("spec.replicas");
         match workload.autoscaler.and_then(|a| self.autoscalers.get(a)) {
             Some(autoscaler) => {
-                let least = autoscaler.at("spec.minReplicas");
-                (least.int().unwrap_or(1), least)
+                let Bounds { least, default, .. } = bounds(autoscaler);
+                (least.int().unwrap_or(default), least)
             }
             None => (own.int().unwrap_or(1), own),
         }
@@ -348,6 +355,22 @@ impl<'n> Workload<'n> {
     pub(crate) fn serving_containers(&self) -> impl Iterator<Item = &Container<'n>> {
         self.containers.iter().filter(|container| container.serves)
     }
+}
+
+/// Between which numbers an autoscaler decides.
+pub(crate) struct Bounds<'n> {
+    pub(crate) least: View<'n>,
+    /// What holds where `least` is not given.
+    default: i64,
+    pub(crate) most: View<'n>,
+}
+
+pub(crate) fn bounds<'n>(autoscaler: &Object<'n>) -> Bounds<'n> {
+    let (least, most, default) = match autoscaler.kind {
+        "ScaledObject" => ("spec.minReplicaCount", "spec.maxReplicaCount", 0),
+        _ => ("spec.minReplicas", "spec.maxReplicas", 1),
+    };
+    Bounds { least: autoscaler.at(least), default, most: autoscaler.at(most) }
 }
 
 /// Whether a node is there for anybody's pods: those of a control plane most often are not.

@@ -114,9 +114,11 @@ impl<'n> View<'n> {
         self.scalar().map(|scalar| &*scalar.text).filter(|text| !text.is_empty())
     }
 
-    /// A whole number, within the 32 bits Kubernetes' own have.
+    /// A whole number, within the 32 bits Kubernetes' own have. One in quotes is refused when it is applied, not here: what
+    /// is meant is plain.
     pub(crate) fn int(&self) -> Option<i64> {
-        self.scalar().and_then(Scalar::as_integer).map(|n| n.clamp(i32::MIN.into(), i32::MAX.into()))
+        let number = self.scalar().and_then(|scalar| Scalar { plain: true, text: scalar.text.clone() }.as_integer());
+        number.map(|n| n.clamp(i32::MIN.into(), i32::MAX.into()))
     }
 
     pub(crate) fn bool(&self) -> Option<bool> {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Ask, Found};
 use crate::fix::Edit;
-use crate::picture::{Kind, Workload};
+use crate::picture::{Kind, Workload, bounds};
 use crate::rules::rollout::claims;
 use crate::view::View;
 
@@ -148,7 +148,7 @@ pub(super) fn autoscaled(ask: &Ask<'_>, found: &mut Found) {
     for workload in ask.picture.serving().filter(|workload| workload.replicas_wished) {
         let Some(autoscaler) = workload.autoscaler.and_then(|a| ask.picture.autoscalers.get(a)) else { continue };
         let place = workload.object.at("spec.replicas");
-        let (Some(replicas), Some(most)) = (place.int(), autoscaler.at("spec.maxReplicas").int()) else { continue };
+        let (Some(replicas), Some(most)) = (place.int(), bounds(autoscaler).most.int()) else { continue };
         if most > replicas {
             let message = format!(
                 "replicas {replicas} beside an autoscaler up to {most}: an apply at full load stops {most} - {replicas} = {} pods at once",

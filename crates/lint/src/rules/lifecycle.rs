@@ -61,6 +61,20 @@ pub(super) fn pre_stop_of<'n>(container: &Container<'n>) -> PreStop<'n> {
     PreStop::Unknown
 }
 
+/// How long a container goes on before SIGTERM, if that can be seen. A sidecar's comes after the end of all other containers.
+pub(super) fn wait(workload: &Workload<'_>, container: &Container<'_>) -> Option<i64> {
+    let own = match pre_stop_of(container) {
+        PreStop::Nothing => 0,
+        PreStop::Sleep { seconds, .. } => seconds,
+        PreStop::Unknown => return None,
+    };
+    if !container.sidecar {
+        return Some(own);
+    }
+    let mut others = workload.containers.iter().filter(|other| !other.sidecar).map(|other| wait(workload, other));
+    others.try_fold(own, |longest, other| Some(longest.max(other?)))
+}
+
 /// The argument of `sleep` in whole seconds.
 fn duration(text: &str) -> Option<i64> {
     let (number, factor) = match text.chars().last()? {
@@ -99,6 +113,9 @@ pub(super) fn pre_stop(ask: &Ask<'_>, found: &mut Found) {
     let needed = ask.config.detection;
     for workload in ask.picture.serving() {
         for container in workload.serving_containers() {
+            if container.sidecar && wait(workload, container).is_none_or(|seconds| seconds >= needed) {
+                continue;
+            }
             let hook = pre_stop_of(container);
             let place = match &hook {
                 PreStop::Sleep { place, .. } => place.path.clone(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_manifest::Severity::{Error, Info, Warning};
 use serde_json::json;
 
-use super::lifecycle::{PreStop, pre_stop_of};
+use super::lifecycle::wait;
 use super::{Ask, Found};
 use crate::config::Balancer;
 use crate::fix::Edit;
@@ -16,17 +16,11 @@ pub(super) fn local(ask: &Ask<'_>, found: &mut Found) {
     for service in ask.picture.services.iter().filter(|service| service.is_local()) {
         let place = service.object.at("spec.externalTrafficPolicy").path;
         let needed = ask.config.detection;
-        let shortest =
-            ask.picture.workloads_of(service).filter(|workload| workload.kind != Kind::DaemonSet).filter_map(
-                |workload| {
-                    let seconds = workload.serving_containers().filter_map(|container| match pre_stop_of(container) {
-                        PreStop::Nothing => Some(0),
-                        PreStop::Sleep { seconds, .. } => Some(seconds),
-                        PreStop::Unknown => None,
-                    });
-                    seconds.min().map(|seconds| (seconds, workload))
-                },
-            );
+        // A drain leaves the pods of a DaemonSet alone, but a rollout does not.
+        let shortest = ask.picture.workloads_of(service).filter_map(|workload| {
+            let seconds = workload.serving_containers().filter_map(|container| wait(workload, container));
+            seconds.min().map(|seconds| (seconds, workload))
+        });
         if let Some((seconds, workload)) =
             shortest.min_by_key(|(seconds, _)| *seconds).filter(|(seconds, _)| *seconds < needed)
         {
@@ -196,9 +190,11 @@ pub(super) fn endpoints(ask: &Ask<'_>, found: &mut Found) {
             continue;
         }
         let mut services = ask.picture.services.iter();
-        let selected = services.any(|own| {
-            own.object.name == service && own.object.namespace == object.namespace && !own.selector.is_empty()
-        });
+        let own = services.find(|own| own.object.name == service && own.object.namespace == object.namespace);
+        let selected = own.is_some_and(|own| !own.selector.is_empty());
+        if !selected && own.is_some_and(|own| own.object.annotation("evenkeel.io/health-check").exists()) {
+            continue;
+        }
         let different: BTreeSet<&&str> = addresses.iter().collect();
         let twice = addresses.len() - different.len();
         let mut message = match different.len() {
@@ -248,7 +244,9 @@ pub(super) fn routes(ask: &Ask<'_>, found: &mut Found) {
         } else {
             for rule in route.at("spec.rules").list() {
                 let of_others = |backend: &View<'_>| {
-                    backend.key("kind").text().is_some_and(|kind| kind != "Service") || backend.key("group").exists()
+                    // An empty group is that of Services.
+                    backend.key("kind").text().is_some_and(|kind| kind != "Service")
+                        || backend.key("group").text().is_some()
                 };
                 backends.extend(rule.key("backendRefs").list().into_iter().filter(|backend| !of_others(backend)));
             }

@@ -88,6 +88,19 @@ pub(super) fn functional(ask: &Ask<'_>, found: &mut Found) {
                 found.add(Error, &workload.object, &container.view.path, message);
                 continue;
             }
+            for kind in ["readinessProbe", "startupProbe"] {
+                for port in ["httpGet.port", "tcpSocket.port"].map(|key| container.view.key(kind).at(key)) {
+                    let Some(name) = port.text().filter(|name| name.parse::<u16>().is_err()) else { continue };
+                    let ports = container.view.key("ports").list();
+                    if !ports.iter().any(|own| own.key("name").text() == Some(name)) {
+                        let message = format!(
+                            "container {}: {kind} asks at port `{name}`, which this container has not: it is never ready, and a rollout stops there",
+                            container.name
+                        );
+                        found.add(Error, &workload.object, &port.path, message).remedy("name a port of this container");
+                    }
+                }
+            }
             let http = ["readinessProbe", "livenessProbe", "startupProbe"]
                 .iter()
                 .any(|kind| container.view.key(kind).key("httpGet").exists());
