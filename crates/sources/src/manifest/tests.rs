@@ -564,6 +564,7 @@ fn what_is_wrong_with_a_bgp_peer_is_named() {
     assert_eq!(with("  routerID: fd00::1\n"), ["invalid_address 8 spec.routerID"]);
     assert_eq!(with("  password: a\n  passwordSecret: {name: b}\n"), ["conflicting_fields 9 spec.passwordSecret"]);
     assert_eq!(with("  passwordSecret: {}\n"), [""; 0]);
+    assert_eq!(with("  passwordSecret: {namespace: b}\n"), ["missing_field 8 spec.passwordSecret.name"]);
     assert_eq!(with("  disableMP: true\n"), ["deprecated_field 8 spec.disableMP"]);
     assert_eq!(with("  ebgpMultiHop: true\n"), [""; 0]);
     assert_eq!(

@@ -234,6 +234,10 @@ fn password(reader: &mut Reader<'_>, spec: &Fields<'_>, peer: &ObjectName) -> Op
         let mut text = |key| fields.get(key).and_then(|field| field.text(reader)).map(str::to_owned);
         let (name, namespace) = (text("name"), text("namespace"));
         fields.no_others(reader);
+        if name.is_none() && namespace.is_some() {
+            let message = "`passwordSecret` has a namespace and no name, so that there would be no password";
+            reader.missing(&fields, "name", message, "add the Secret's `name`, or remove `passwordSecret`");
+        }
         // Like `passwordSecret: {}`, which some writers give for none.
         let secret = ObjectName::new(namespace.unwrap_or_else(|| peer.namespace.clone()), name?);
         Some((field, secret))
