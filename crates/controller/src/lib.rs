@@ -4,6 +4,8 @@
 //! lease (who leads) ──> leader: source ──> Planner ──> reconcile ──> writer ──> API
 //! ```
 //!
+//! Beside it, and on every replica: the [`webhook`] that judges changes to the configuration.
+//!
 //! Only who leads follows the API at all, from a list taken after the lease was: it begins with everything its
 //! predecessor wrote.
 
@@ -15,6 +17,7 @@ pub mod reconcile;
 mod rival;
 mod unread;
 mod vitals;
+pub mod webhook;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +32,7 @@ use self::election::{Elector, Times};
 use self::leader::Leader;
 use self::metrics::Metrics;
 use self::vitals::Vitals;
+use self::webhook::Webhook;
 
 /// What a controller is told.
 #[derive(Clone, Debug)]
@@ -45,12 +49,14 @@ pub struct Config {
     pub times: Times,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub listen: SocketAddr,
+    /// The validating webhook; `None`: there is none.
+    pub webhook: Option<webhook::Config>,
 }
 
 /// Why a controller cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address for health and metrics is not to be had.
+    /// An address to serve at is not to be had.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
@@ -77,6 +83,11 @@ pub async fn run(
     let vitals = Arc::new(Vitals::new(Metrics::default()));
     let http = evenkeel_process::http::serve(listener, Arc::clone(&vitals), shutdown.clone());
     let http = AbortOnDropHandle::new(tokio::spawn(http));
+    let webhook = match &config.webhook {
+        Some(webhook) => Some(Webhook::bind(webhook, &config.namespace, &client, Arc::clone(&vitals.metrics)).await?),
+        None => None,
+    };
+    let webhook = webhook.map(|webhook| AbortOnDropHandle::new(tokio::spawn(webhook.run(shutdown.clone()))));
 
     let elector = Elector::new(config.identity.clone(), config.times);
     let (told, permit) = watch::channel(None);
@@ -96,8 +107,11 @@ pub async fn run(
         tracing::info!(identity = config.identity, "no longer leading");
     }
     resigned.cancel();
-    // Neither has anything to fail with.
+    // None has anything to fail with.
     let _ = campaign.await;
     let _ = http.await;
+    if let Some(webhook) = webhook {
+        let _ = webhook.await;
+    }
     Ok(())
 }

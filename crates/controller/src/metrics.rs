@@ -32,6 +32,9 @@ pub struct Metrics {
     config_stale: Gauge,
     writes: Labelled,
     events: Labelled,
+    reviews: Labelled,
+    /// When the webhook's certificate ends, in seconds since 1970; 0: there is none.
+    pub(crate) webhook_not_after: Gauge,
 }
 
 impl Default for Metrics {
@@ -48,6 +51,8 @@ impl Default for Metrics {
             config_stale: Gauge::default(),
             writes: Labelled::default(),
             events: Labelled::default(),
+            reviews: Labelled::default(),
+            webhook_not_after: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -75,6 +80,10 @@ impl Metrics {
         registry.register("evenkeel_controller_leader", "1 on the replica that leads", self.leader.clone());
         registry.register("evenkeel_controller_writes", "Writes to the API by kind and result", self.writes.clone());
         registry.register("evenkeel_controller_events", "Events by result", self.events.clone());
+        let name = "evenkeel_webhook_reviews";
+        registry.register(name, "Changes to the configuration by verdict and reason", self.reviews.clone());
+        let name = "evenkeel_webhook_certificate_not_after_seconds";
+        registry.register(name, "When the webhook's certificate ends, since 1970", self.webhook_not_after.clone());
     }
 
     /// As OpenMetrics text.
@@ -88,6 +97,11 @@ impl Metrics {
     /// A write of a kind came to this result.
     pub(crate) fn wrote(&self, kind: &'static str, result: &'static str) {
         self.writes.get_or_create(&vec![("kind", kind), ("result", result)]).inc();
+    }
+
+    /// The webhook came to this verdict, for this reason.
+    pub(crate) fn reviewed(&self, verdict: &'static str, reason: &'static str) {
+        self.reviews.get_or_create(&vec![("verdict", verdict), ("reason", reason)]).inc();
     }
 
     /// An event came to this result.

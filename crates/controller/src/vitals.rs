@@ -1,6 +1,6 @@
 //! What the process says of itself.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
@@ -12,7 +12,7 @@ const STALE: Duration = Duration::from_secs(30);
 
 /// Health and metrics.
 pub(crate) struct Vitals {
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
@@ -28,7 +28,7 @@ struct State {
 impl Vitals {
     pub(crate) fn new(metrics: Metrics) -> Self {
         let state = State { turned: Instant::now(), looked: None, leader: false, waits: None };
-        Self { metrics, state: Mutex::new(state) }
+        Self { metrics: Arc::new(metrics), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

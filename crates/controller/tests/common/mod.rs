@@ -161,6 +161,7 @@ impl Cluster {
                 retry_period: Duration::from_millis(200),
             },
             listen: "127.0.0.1:0".parse().unwrap(),
+            webhook: None,
         };
         change(&mut config);
         let stop = CancellationToken::new();

@@ -24,7 +24,7 @@ pub(crate) struct Place {
 }
 
 /// The kinds that are set up, and whether they live in a namespace.
-const KINDS: [(&str, &str, bool); 12] = [
+const KINDS: [(&str, &str, bool); 15] = [
     ("ClusterRole", "clusterroles", false),
     ("ClusterRoleBinding", "clusterrolebindings", false),
     ("CustomResourceDefinition", "customresourcedefinitions", false),
@@ -36,7 +36,10 @@ const KINDS: [(&str, &str, bool); 12] = [
     ("PodDisruptionBudget", "poddisruptionbudgets", true),
     ("Role", "roles", true),
     ("RoleBinding", "rolebindings", true),
+    ("Secret", "secrets", true),
+    ("Service", "services", true),
     ("ServiceAccount", "serviceaccounts", true),
+    ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", false),
 ];
 
 impl Place {

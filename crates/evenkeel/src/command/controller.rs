@@ -3,10 +3,11 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context as _;
-use evenkeel_controller::Config;
+use anyhow::{Context as _, ensure};
 use evenkeel_controller::election::Times;
+use evenkeel_controller::{Config, webhook};
 use evenkeel_process::{logging, shutdown};
 use evenkeel_sources::kubernetes;
 
@@ -40,6 +41,30 @@ pub(crate) struct Args {
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "EVENKEEL_LISTEN", default_value = "[::]:7472", value_name = "IP:PORT")]
     listen: SocketAddr,
+    /// Serve a validating webhook, which refuses bad configuration when it is applied: the name of its Service, its
+    /// ValidatingWebhookConfiguration, and the Secret for its certificate
+    #[arg(long, env = "EVENKEEL_WEBHOOK", value_name = "NAME")]
+    webhook: Option<String>,
+    /// Where the webhook is served, by HTTPS
+    #[arg(long, env = "EVENKEEL_WEBHOOK_LISTEN", default_value = "[::]:9443", value_name = "IP:PORT")]
+    webhook_listen: SocketAddr,
+    /// How long the webhook's certificate is good for; it is replaced when a third of that is left
+    #[arg(long, env = "EVENKEEL_WEBHOOK_VALIDITY", default_value = "90d", value_name = "TIME")]
+    webhook_validity: humantime::Duration,
+}
+
+/// How long a certificate may be good for.
+const MIN_VALIDITY: Duration = Duration::from_secs(30);
+const MAX_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Args {
+    fn webhook(&self) -> anyhow::Result<Option<webhook::Config>> {
+        let validity = Duration::from(self.webhook_validity);
+        ensure!(validity >= MIN_VALIDITY, "--webhook-validity {validity:?}: give at least {MIN_VALIDITY:?}");
+        ensure!(validity <= MAX_VALIDITY, "--webhook-validity {validity:?}: give at most 10 years");
+        let config = |name: &String| webhook::Config { name: name.clone(), listen: self.webhook_listen, validity };
+        Ok(self.webhook.as_ref().map(config))
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -63,6 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             lease: args.lease.clone(),
             times,
             listen: args.listen,
+            webhook: args.webhook()?,
         };
         tracing::info!(
             namespace = config.namespace,

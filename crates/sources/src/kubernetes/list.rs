@@ -39,8 +39,18 @@ pub(super) struct PageMetadata {
 /// # Errors
 /// The API's answer, or that there was none.
 pub async fn list(client: &Client, path: &str) -> Result<Vec<Value>, kube::Error> {
+    list_selected(client, path, None).await
+}
+
+/// The same, of those that a field selector selects.
+pub(super) async fn list_selected(
+    client: &Client,
+    path: &str,
+    fields: Option<&str>,
+) -> Result<Vec<Value>, kube::Error> {
     let mut attempts = 1;
     let (mut params, mut objects) = (ListParams::default().limit(PAGE), Vec::new());
+    params.field_selector = fields.map(str::to_owned);
     loop {
         let page = match page(client, path, &params).await {
             Err(kube::Error::Api(status)) if is_gone(&status) && attempts < ATTEMPTS => {

@@ -14,6 +14,7 @@ mod gather;
 mod list;
 mod observe;
 mod resource;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use self::follow::Follower;
 use self::gather::Gatherer;
 pub use self::list::list;
 pub use self::observe::{LoadBalancerClass, Observation, Observed};
+pub use self::snapshot::snapshot;
 use crate::manifest::Parsed;
 use crate::update::Update;
 
