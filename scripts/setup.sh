@@ -89,6 +89,18 @@ kubernetes_tools() {
   echo "$version" >"$dir/kubernetes-tools"
 }
 
+# kubernetes-validate, for strict validation of manifests offline, into target/tools/python; pinned, fetched once.
+manifest_validator() {
+  local dir=${CARGO_TARGET_DIR:-target}/tools version=1.37.0
+  [ "$(cat "$dir/manifest-validator" 2>/dev/null)" != "$version" ] || return 0
+  packages python3=python3 pip3=python3-pip
+  step "fetching kubernetes-validate with pip into $dir/python"
+  rm -rf "$dir/python"
+  mkdir -p "$dir"
+  PIP_ROOT_USER_ACTION=ignore pip3 install --quiet --target "$dir/python" "kubernetes-validate==$version"
+  echo "$version" >"$dir/manifest-validator"
+}
+
 SUDO_NOTE=
 [ "$(id -u)" = 0 ] || SUDO_NOTE=" (sudo asks for your password)"
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -103,6 +115,7 @@ test)
     iperf3=iperf3 ping=iputils-ping tracepath=iputils-tracepath
   cargo_tool cargo-nextest
   kubernetes_tools
+  manifest_validator
   [ -z "${CI:-}" ] || { as_root apt-get update -qq; bpf_toolchain; }
   ;;
 bench)
