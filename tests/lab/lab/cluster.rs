@@ -366,6 +366,11 @@ impl Cluster {
         Ok(stdout)
     }
 
+    /// Where the API is, and whoever administers it.
+    pub(crate) fn beside_api(&self) -> &Namespace {
+        &self.api_namespace
+    }
+
     /// Starts a process next to the API.
     pub(crate) fn run_beside_api(&self, command: Command) -> anyhow::Result<Child> {
         Ok(self.api_namespace.spawn(command)?)

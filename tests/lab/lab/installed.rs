@@ -91,7 +91,7 @@ impl Installed {
 
     /// The same, beside such an API. It enforces RBAC in any case.
     fn start_with(sandbox: &Sandbox, nodes: u8, settings: &[&str], options: Options) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::wire(sandbox, nodes, Options { rbac: true, tls: true, ..options })?;
+        let cluster = Cluster::wire(sandbox, nodes, Options { rbac: true, tls: true, ..options })?;
         cluster.register_nodes()?;
         let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/evenkeel");
         let mut helm = Command::new(tool("helm")?);
@@ -107,6 +107,11 @@ impl Installed {
             fs::write(cluster.directory.path().join(file), content)?;
             kubectl(&["apply", "-f", file])?;
         }
+        Self::run(cluster)
+    }
+
+    /// Lets run what the workloads in the API describe, and waits until it does its work.
+    pub(crate) fn run(mut cluster: Cluster) -> anyhow::Result<Self> {
         let controller = rendered(&cluster, "deployment", "controller")?;
         let agent = rendered(&cluster, "daemonset", "agent")?;
         cluster.rendered = Some(agent);
@@ -203,7 +208,7 @@ async fn post(api: &kube::Client, path: &str, body: &Value) -> anyhow::Result<Va
 }
 
 /// A program that set-up has put beside what was built.
-fn tool(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn tool(name: &str) -> anyhow::Result<PathBuf> {
     let this = env::current_exe()?;
     let path = this.ancestors().nth(3).context("the test binary has no directory")?.join("tools").join(name);
     ensure!(path.is_file(), "{} does not exist: `scripts/setup.sh test` fetches it", path.display());

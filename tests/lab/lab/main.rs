@@ -13,6 +13,7 @@ mod discovery;
 mod drain;
 mod fan_out;
 mod frames;
+mod guides;
 mod health;
 mod import;
 mod installed;
@@ -76,6 +77,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         changes::TESTS,
         ownership::TESTS,
         installed::TESTS,
+        guides::TESTS,
         coexistence::TESTS,
         discovery::TESTS,
         drain::TESTS,
