@@ -849,8 +849,7 @@ impl DataPath {
     /// How full the flow table is.
     #[must_use]
     pub fn flow_table(&self) -> FlowTableUse {
-        let mut flows = 0;
-        self.flows.for_each(|_| flows += 1);
+        let flows = self.flows.len();
         let buckets = u64::from(self.flows.buckets());
         let bytes = size_of::<FlowBucket>() + REPLY_BUCKETS_PER_FLOW_BUCKET * size_of::<ReplyBucket>();
         FlowTableUse { flows, capacity: buckets * COMFORTABLE_WAYS, bytes: buckets * bytes as u64 }

@@ -37,13 +37,30 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
     /// Calls `each` for every flow. The table changes meanwhile: a flow can be missed, or be half another's.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Flow)) {
         for index in 0..self.flows.count() {
-            let bucket = self.flows.read(index);
-            for (tag, flow) in bucket.tags.iter().zip(&bucket.flows) {
-                if *tag > FlowBucket::CLAIMED && flow.protocol != 0 {
-                    each(flow);
+            for (way, tag) in self.used(index) {
+                let flow = self.record(index, way);
+                if tag > FlowBucket::CLAIMED && flow.protocol != 0 {
+                    each(&flow);
                 }
             }
         }
+    }
+
+    /// How many flows there are.
+    pub(crate) fn len(&self) -> u64 {
+        let is_flow = |(_, tag): &(usize, u32)| *tag > FlowBucket::CLAIMED;
+        (0..self.flows.count()).map(|index| self.used(index).filter(is_flow).fold(0, |flows, _| flows + 1)).sum()
+    }
+
+    /// The ways of a bucket that are not free, with their tags. Nothing else is read for that: most of a table is free most of
+    /// the time, and it is large.
+    fn used(&self, index: usize) -> impl Iterator<Item = (usize, u32)> + use<F, R> {
+        let tags: [u32; WAYS] = self.flows.load(index, std::mem::offset_of!(FlowBucket, tags));
+        tags.into_iter().enumerate().filter(|(_, tag)| *tag != FlowBucket::FREE)
+    }
+
+    fn record(&self, index: usize, way: usize) -> Flow {
+        self.flows.load(index, std::mem::offset_of!(FlowBucket, flows) + way * size_of::<Flow>())
     }
 
     /// Removes the flows that `is_over` says so of. `backend` gives the backend slot of a number.
@@ -56,23 +73,17 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
         let mut removed = 0;
         let mut claimed = HashSet::new();
         for index in 0..self.flows.count() {
-            let bucket = self.flows.read(index);
-            for (way, (tag, flow)) in bucket.tags.iter().zip(&bucket.flows).enumerate() {
-                let Ok(number) = u32::try_from(index * WAYS + way) else { continue };
-                match *tag {
-                    FlowBucket::FREE => {}
-                    FlowBucket::CLAIMED => {
-                        let place = (number, flow.last_seen);
-                        if self.claimed.contains(&place) {
-                            self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, FlowBucket::FREE);
-                        } else {
-                            claimed.insert(place);
-                        }
+            for (way, tag) in self.used(index) {
+                let (Ok(number), flow) = (u32::try_from(index * WAYS + way), self.record(index, way)) else { continue };
+                if tag == FlowBucket::CLAIMED {
+                    let place = (number, flow.last_seen);
+                    if self.claimed.contains(&place) {
+                        self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, FlowBucket::FREE);
+                    } else {
+                        claimed.insert(place);
                     }
-                    tag if is_over(flow) && self.flows.exchange(index, way * 4, tag, FlowBucket::CLAIMED) => {
-                        removed += self.remove(index, way, tag, number, &is_over, sources, &backend);
-                    }
-                    _ => {}
+                } else if is_over(&flow) && self.flows.exchange(index, way * 4, tag, FlowBucket::CLAIMED) {
+                    removed += self.remove(index, way, tag, number, &is_over, sources, &backend);
                 }
             }
         }
@@ -93,7 +104,7 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
         backend: impl Fn(u32) -> Backend,
     ) -> usize {
         // It may have seen a packet, or been another flow's, before it was claimed.
-        let flow = self.flows.read(index).flows[way];
+        let flow = self.record(index, way);
         if !is_over(&flow) {
             self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, tag);
             return 0;

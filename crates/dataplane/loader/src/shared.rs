@@ -25,6 +25,8 @@ pub(crate) trait Words {
     fn exchange(&self, index: usize, offset: usize, old: u32, new: u32) -> bool;
     /// Writes `new` over the 64-bit word at this offset of an element if it is `old`; whether it was.
     fn exchange_wide(&self, index: usize, offset: usize, old: u64, new: u64) -> bool;
+    /// Reads a part of an element, at this offset.
+    fn load<V: Pod>(&self, index: usize, offset: usize) -> V;
     /// Writes a part of an element, at this offset, that the caller has claimed. Whoever sees a later write sees this one.
     fn store<V: Pod>(&self, index: usize, offset: usize, value: V);
 }
@@ -92,6 +94,12 @@ impl<T: Pod> Words for SharedArray<T> {
         // SAFETY: as above.
         let word = unsafe { AtomicU64::from_ptr(word) };
         word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn load<V: Pod>(&self, index: usize, offset: usize) -> V {
+        let part = self.word::<V>(index, offset);
+        // SAFETY: `word` has checked that it lies inside the mapping and is aligned, and every bit pattern is a `V`.
+        unsafe { part.read_volatile() }
     }
 
     fn store<V: Pod>(&self, index: usize, offset: usize, value: V) {
