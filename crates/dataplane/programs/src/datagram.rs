@@ -13,6 +13,7 @@ use crate::{
     packet::{self, ETHERNET, IPV6, Ipv4Header, Ipv6Header, Transport, UdpHeader},
     refuse, rescue,
     send::Names,
+    word::unknown,
 };
 
 /// Length of an IPv4 header without options.
@@ -177,6 +178,8 @@ fn sum_of_segment<F: Frame>(frame: &F, offset: u32, length: u32) -> Option<u64> 
         }
         let left = length - begin;
         let bytes = if left > SUMMED { SUMMED } else { left };
+        // The verifier of 6.1 does not see that this is one byte at least.
+        let bytes = (unknown(bytes - 1) & (SUMMED - 1)) + 1;
         let words = bytes.div_ceil(4);
         // SAFETY: the map is per CPU, and the index within its value.
         unsafe { scratch.add(((words - 1) & (SUMMED / 4 - 1)) as usize).write(0) };

@@ -22,6 +22,7 @@ use crate::{
     rescue::{self, Hook},
     send, source,
     tc::SocketBuffer,
+    word::unknown,
     xdp::DriverBuffer,
 };
 
@@ -174,15 +175,7 @@ fn lend(work: &mut Work, function: impl FnOnce() -> u32) -> u32 {
     number
 }
 
-/// The same number, of which the compiler knows nothing, and which it takes for [`used`].
-#[inline(always)]
-fn unknown(mut number: u32) -> u32 {
-    // SAFETY: it does nothing.
-    unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
-    number
-}
-
-/// The same pointer. What a function does not use its callers would leave out, and the verifier counts the arguments.
+/// The same pointer, taken for used, as [`unknown`] numbers are. What a function does not use its callers would leave out, and the verifier counts the arguments.
 #[inline(always)]
 fn used<T>(mut context: *mut T) -> *mut T {
     // SAFETY: it does nothing.

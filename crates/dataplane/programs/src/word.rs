@@ -49,3 +49,12 @@ macro_rules! word {
 word!(read_16, write_16, u16, "u16");
 word!(read_32, write_32, u32, "u32");
 word!(read_64, write_64, u64, "u64");
+
+/// The same number, of which the compiler knows nothing and which it takes for used: what it has found out itself it would not
+/// check, and the verifier may want to see it checked.
+#[inline(always)]
+pub fn unknown(mut number: u32) -> u32 {
+    // SAFETY: it does nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
+}
