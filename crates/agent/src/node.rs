@@ -447,6 +447,8 @@ impl NodeAgent {
             return Extent::Whole;
         }
         let was = (self.complete, self.zone.take());
+        // Which addresses are answered for hangs on who owns them as well.
+        let owners_changed = self.cluster.as_ref().is_some_and(Cluster::is_news);
         self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
         let mut world = (*update.world).clone();
         if self.complete {
@@ -473,7 +475,7 @@ impl NodeAgent {
         let before = self.plan.replace(plan);
         // An address is remembered before anybody can hear of it.
         self.save();
-        let is_behind = self.behind || !self.failed.is_empty();
+        let is_behind = self.behind || owners_changed || !self.failed.is_empty();
         let before = before.filter(|_| !is_behind && was == (self.complete, self.zone.clone()));
         let extent = before.map_or(Extent::Whole, |before| self.carry_changed(&before));
         if extent == Extent::Whole {
