@@ -2,7 +2,7 @@
 //! command lines, service accounts and roles are comes from there.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fmt, fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
@@ -355,15 +355,18 @@ impl Installed {
         self.cluster.ask(async |api| {
             let began = Instant::now();
             let mut pace = tokio::time::interval(CHURN_INTERVAL);
+            let mut serving = BTreeMap::new();
             for n in 0..CHURN {
                 pace.tick().await;
                 // Every eleventh is the service's that is being used: its third pod drains, and takes new flows again.
                 let service = if n % 11 == 0 { "shop".to_owned() } else { format!("other-{}", 2 + n % 8) };
-                let serves = n / 11 % 2 == 1;
                 let mut slice = self.cluster.slices(&service, &[0, 1, 2]).remove(n % 2);
+                let name = slice["metadata"]["name"].as_str().context("no name")?.to_owned();
+                // What changes nothing the API does not tell anybody.
+                let serves = serving.entry(name.clone()).or_insert(true);
+                *serves = !*serves;
                 slice["endpoints"][2]["conditions"] =
-                    json!({ "ready": serves, "serving": true, "terminating": !serves });
-                let name = slice["metadata"]["name"].as_str().context("no name")?;
+                    json!({ "ready": *serves, "serving": true, "terminating": !*serves });
                 let path = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{name}");
                 let patch = json!({ "endpoints": slice["endpoints"] }).to_string().into_bytes();
                 let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
