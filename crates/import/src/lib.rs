@@ -19,7 +19,7 @@ use std::path::Path;
 use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
 use evenkeel_manifest::{Text, yaml};
 
-use read::{Field, Reader};
+use read::{Field, Findings as _, Reader};
 use setup::Setup;
 
 /// Most bytes that are read.
@@ -97,7 +97,7 @@ pub fn import(format: Format, file: &Path, content: &[u8], options: &Options) ->
 
 fn translate(format: Format, reader: &mut Reader<'_>, root: &Field<'_>, options: &Options) -> Option<Setup> {
     let fields = root.fields(reader)?;
-    if let (Some(kind), true) = (fields.peek("kind"), fields.peek("apiVersion").is_some()) {
+    if let (Some(kind), true) = (fields.find("kind"), fields.find("apiVersion").is_some()) {
         let remedy = match format {
             Format::Xlb => "give xlb.yaml, or the values of its chart",
             Format::UdpFanout => "take its data out: kubectl get configmap NAME -o jsonpath='{.data.config\\.yaml}'",

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use evenkeel_plan::range::IpFamily;
 
 use crate::Options;
-use crate::read::{Field, Reader};
+use crate::read::{Field, Reader, Values as _};
 
 /// All that is to run on a node.
 #[derive(Clone, Debug, Default)]

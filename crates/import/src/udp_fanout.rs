@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use evenkeel_plan::range::IpFamily;
 
 use crate::Options;
-use crate::read::{Field, Fields, Reader};
+use crate::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 use crate::setup::{
     Addresses, Endpoints, Health, Port, Service, Setup, Slice, as_label, families, is_unreachable, label,
 };
@@ -113,7 +113,7 @@ fn listener(
     fields.no_others(reader, UDP_FANOUT);
     let bind = bind.and_then(|field| bound(reader, &field))?;
     let name = name?;
-    if fields.peek("kubernetes").is_some() {
+    if fields.find("kubernetes").is_some() {
         let (namespace, service, target) = cluster?;
         if let Some(downstream) = downstream.filter(|_| !receivers.is_empty()) {
             let remedy = "keep `kubernetes`, or `downstream`; udp-fanout replaces the list by what it discovers";

@@ -7,7 +7,7 @@ use evenkeel_manifest::words::shortened;
 use evenkeel_plan::range::IpFamily;
 
 use crate::Options;
-use crate::read::{Field, Fields, Reader};
+use crate::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 use crate::setup::{Addresses, Endpoints, Health, Port, Service, Setup, Slice, families, is_unreachable, label};
 
 /// Whose configuration it is.
@@ -18,7 +18,7 @@ const MAX_PORTS: usize = 8;
 const ADMIN: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 pub(crate) fn read(reader: &mut Reader<'_>, fields: Fields<'_>, options: &Options) -> Option<Setup> {
-    let fields = match fields.peek("config").filter(Field::is_mapping) {
+    let fields = match fields.find("config").filter(Field::is_mapping) {
         Some(config) => {
             chart(reader, &fields);
             config.fields(reader)?

@@ -1,7 +1,8 @@
 //! What manifests are made of, whatever is read from them: YAML as a tree that knows where everything stands, the text
-//! as findings show it, and the findings.
+//! as findings show it, values with their paths, and the findings.
 
 pub mod diagnostic;
+pub mod field;
 pub mod json;
 mod lines;
 pub mod words;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use evenkeel_plan::world::{Forwarding, Requested, Service, Weight, Weights, WeightsError};
 
-use super::read::{Field, Fields, Reader, close_to, shortened};
+use super::read::{Field, Fields, Findings as _, Reader, Values as _, close_to, shortened};
 use super::{health, limits};
 
 /// Ours on a Service, without their prefix.
@@ -70,7 +70,7 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
     let key = either(reader, &annotations, "allow-shared-ip").and_then(|field| field.text(reader));
     service.sharing_key = key.map(str::to_owned);
     let kinds = [("pool", false), ("node", true)];
-    let kind = annotations.annotation("evenkeel.io/addresses");
+    let kind = annotations.find("evenkeel.io/addresses");
     service.on_node = kind.and_then(|field| field.one_of(reader, &kinds)).unwrap_or_default();
     if service.on_node {
         for (name, what) in [("address-pool", "a pool"), ("allow-shared-ip", "sharing")] {
@@ -87,18 +87,18 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
     }
     let forwardings = [("stack", Forwarding::Stack), ("direct", Forwarding::Direct)];
     service.forwarding =
-        annotations.annotation("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
+        annotations.find("evenkeel.io/forwarding").and_then(|field| field.one_of(reader, &forwardings));
     let source_addresses = [("preserve", false), ("rewrite", true)];
-    let source_address = annotations.annotation("evenkeel.io/source-address");
+    let source_address = annotations.find("evenkeel.io/source-address");
     service.rewrite_source =
         source_address.and_then(|field| field.one_of(reader, &source_addresses)).unwrap_or_default();
     let balancings = [("per-flow", false), ("per-packet", true)];
-    let balancing = annotations.annotation("evenkeel.io/balancing");
+    let balancing = annotations.find("evenkeel.io/balancing");
     service.per_packet = balancing.and_then(|field| field.one_of(reader, &balancings)).unwrap_or_default();
     if service.per_packet && service.rewrite_source {
         unused(reader, &annotations, "source-address", "answers, which evenkeel.io/balancing: per-packet has none of");
     }
-    let weights = annotations.annotation("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
+    let weights = annotations.find("evenkeel.io/weights").and_then(|field| weights::<Weights>(reader, &field));
     service.weights = weights.unwrap_or_default();
     service.health = health::check(reader, &annotations).map(Into::into);
     service.limits = limits::limits(reader, &annotations);
@@ -106,7 +106,7 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
 
 /// The annotation under either prefix. Where they differ the present one counts, as with MetalLB.
 fn either<'n>(reader: &mut Reader<'_>, annotations: &Fields<'n>, name: &str) -> Option<Field<'n>> {
-    let [present, former] = PREFIXES.map(|prefix| annotations.annotation(&format!("{prefix}{name}")));
+    let [present, former] = PREFIXES.map(|prefix| annotations.find(&format!("{prefix}{name}")));
     if let (Some(present), Some(former)) = (&present, &former)
         && present.string(reader) != former.string(reader)
     {
@@ -163,7 +163,7 @@ pub(super) fn slice_weight(reader: &mut Reader<'_>, metadata: &Fields<'_>) -> We
         };
         reader.warning("unknown_annotation", &field.at_key(), message, remedy);
     }
-    let weight = annotations.annotation("evenkeel.io/weight").and_then(|field| weights(reader, &field));
+    let weight = annotations.find("evenkeel.io/weight").and_then(|field| weights(reader, &field));
     weight.unwrap_or_default()
 }
 
@@ -181,7 +181,7 @@ pub(super) fn number(reader: &mut Reader<'_>, field: &Field<'_>, least: u32, mos
 
 /// An annotation that means nothing as long as another is not there, or says something else.
 pub(super) fn unused(reader: &mut Reader<'_>, annotations: &Fields<'_>, name: &str, without: &str) {
-    if let Some(field) = annotations.annotation(&format!("{PREFIX}{name}")) {
+    if let Some(field) = annotations.find(&format!("{PREFIX}{name}")) {
         let message = format!("{PREFIX}{name} has no effect without {without}");
         reader.warning("unused_annotation", &field.at_key(), message, format!("remove it, or give {without}"));
     }

@@ -7,7 +7,7 @@ use evenkeel_plan::world::{IpFamilyPolicy, Service};
 use ipnet::IpNet;
 
 use super::kinds::ip;
-use super::read::{Field, Fields, Reader};
+use super::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 
 /// What the API server filled in says more than what was asked for: a service with a cluster address of one family is
 /// a service of that family, also where it would rather have both.

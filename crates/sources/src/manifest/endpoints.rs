@@ -7,7 +7,7 @@ use evenkeel_plan::world::{Endpoint, EndpointPort, EndpointSlice, Endpoints, Hin
 
 use super::kinds::{PORT, ip, protocol};
 use super::object::name;
-use super::read::{Field, Fields, Reader};
+use super::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 
 pub(super) fn endpoints(reader: &mut Reader<'_>, name: ObjectName, fields: &Fields<'_>) -> Option<Endpoints> {
     let mut endpoints = Endpoints { name, slices: Vec::new() };

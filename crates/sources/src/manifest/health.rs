@@ -8,7 +8,7 @@ use evenkeel_plan::world::{HealthCheck, HealthProbe, HttpProbe};
 
 use super::annotations::{PREFIX, number, unused};
 use super::kinds::PORT;
-use super::read::{Field, Fields, Reader, shortened};
+use super::read::{Field, Fields, Findings as _, Reader, Values as _, shortened};
 
 /// What `evenkeel.io/health-check` says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ const ALL: [&str; 7] = [
 ];
 
 pub(super) fn check(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> Option<HealthCheck> {
-    let Some(field) = annotations.annotation(CHECK) else {
+    let Some(field) = annotations.find(CHECK) else {
         for name in ALL.iter().chain(&HTTP).chain(&DNS) {
             unused(reader, annotations, name, CHECK);
         }
@@ -73,7 +73,7 @@ pub(super) fn check(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> Option
         Kind::UdpEcho => HealthProbe::UdpEcho,
     };
     let mut check = HealthCheck::new(probe);
-    let ours = |name: &str| annotations.annotation(&format!("{PREFIX}{name}"));
+    let ours = |name: &str| annotations.find(&format!("{PREFIX}{name}"));
     if let Some(field) = ours("health-port").filter(|_| kind != Kind::Icmp) {
         let port = number(reader, &field, PORT.0.into(), PORT.1.into());
         check.port = port.and_then(|port| u16::try_from(port).ok());
@@ -93,7 +93,7 @@ pub(super) fn check(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> Option
 }
 
 fn timing(reader: &mut Reader<'_>, annotations: &Fields<'_>, check: &mut HealthCheck) {
-    let ours = |name: &str| annotations.annotation(&format!("{PREFIX}{name}"));
+    let ours = |name: &str| annotations.find(&format!("{PREFIX}{name}"));
     if let Some(interval) = ours("health-interval").and_then(|field| within(reader, &field, &HealthCheck::INTERVAL)) {
         check.interval = interval;
         check.timeout = check.timeout.min(interval);
@@ -135,7 +135,7 @@ fn shown(duration: Duration) -> String {
 }
 
 fn http(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> HttpProbe {
-    let ours = |name: &str| annotations.annotation(&format!("{PREFIX}{name}"));
+    let ours = |name: &str| annotations.find(&format!("{PREFIX}{name}"));
     let path = ours("health-path")
         .and_then(|field| field.parse(reader, "invalid_value", "give the path of a URL, such as /healthz?full=1"));
     let host = ours("health-host")
@@ -146,7 +146,7 @@ fn http(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> HttpProbe {
 }
 
 fn question(reader: &mut Reader<'_>, annotations: &Fields<'_>, check: &Field<'_>) -> Option<Question> {
-    let ours = |name: &str| annotations.annotation(&format!("{PREFIX}{name}"));
+    let ours = |name: &str| annotations.find(&format!("{PREFIX}{name}"));
     let record_type = match ours("health-dns-type") {
         Some(field) => {
             field.parse(reader, "invalid_value", "give a type of DNS records, such as A, AAAA, SOA or TYPE65")

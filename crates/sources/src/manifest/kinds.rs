@@ -11,7 +11,7 @@ use evenkeel_plan::world::{
 };
 
 use super::object::name;
-use super::read::{Field, Fields, Reader, shortened};
+use super::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _, shortened};
 use super::{annotations, cluster};
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];

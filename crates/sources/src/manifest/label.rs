@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 
-use super::read::{Field, Reader, shortened};
+use super::read::{Field, Findings as _, Reader, shortened};
 
 const KEY_REMEDY: &str =
     "a key is a name of at most 63 letters, digits, `-`, `_` and `.`, after an optional domain and `/`";

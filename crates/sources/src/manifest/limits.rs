@@ -5,16 +5,16 @@ use std::num::NonZeroU32;
 use evenkeel_plan::world::{ConnectionRate, Limits, PerSecond};
 
 use super::annotations::{number, unused};
-use super::read::{Fields, Reader};
+use super::read::{Fields, Reader, Values as _};
 
 pub(super) fn limits(reader: &mut Reader<'_>, annotations: &Fields<'_>) -> Limits {
     let mut positive = |name| {
-        let field = annotations.annotation(name)?;
+        let field = annotations.find(name)?;
         number(reader, &field, 1, Limits::MOST).and_then(NonZeroU32::new)
     };
     let max_connections = positive("evenkeel.io/max-connections");
     let burst = positive("evenkeel.io/connection-burst");
-    let Some(field) = annotations.annotation("evenkeel.io/connection-rate") else {
+    let Some(field) = annotations.find("evenkeel.io/connection-rate") else {
         unused(reader, annotations, "connection-burst", "evenkeel.io/connection-rate");
         return Limits { max_connections, connection_rate: None };
     };

@@ -25,7 +25,7 @@ use evenkeel_plan::world::{Kind, Object, ObjectKey};
 
 use self::object::labels;
 pub(crate) use self::object::version;
-use self::read::Reader;
+use self::read::{Findings as _, Reader};
 use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
 pub(crate) use evenkeel_manifest::words::{MAX_MESSAGE, cut};
 use evenkeel_manifest::yaml::{self, Entry, Node, Value};

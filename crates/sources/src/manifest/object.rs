@@ -7,7 +7,7 @@ use evenkeel_plan::selector::Labels;
 use evenkeel_plan::world::{Kind, Object, ObjectKey, ObjectName};
 
 use super::metallb::Version;
-use super::read::{Field, Fields, Reader};
+use super::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 use super::{Document, Parsed, endpoints, kinds, label, metallb, other, places};
 
 const CORE: &str = "v1";

@@ -1,6 +1,5 @@
 //! Reading typed values out of a tree, with an error that names the place for everything that does not fit.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -9,8 +8,9 @@ use std::time::Duration;
 
 use evenkeel_manifest::Text;
 use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
+pub(super) use evenkeel_manifest::field::{Field, Fields, Findings};
 pub(super) use evenkeel_manifest::words::{MAX_MESSAGE, close_to, cut, distance, shortened};
-use evenkeel_manifest::yaml::{Entry, Node, Position, Scalar, Value};
+use evenkeel_manifest::yaml::{Position, Scalar};
 use evenkeel_plan::selector::Labels;
 
 use super::duration::{self, DurationError};
@@ -32,27 +32,6 @@ pub(super) struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    pub(super) fn error(
-        &mut self,
-        reason: &'static str,
-        field: &Field<'_>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.failed = true;
-        self.report(Severity::Error, reason, field.at, &field.path, message.into(), remedy.into());
-    }
-
-    pub(super) fn warning(
-        &mut self,
-        reason: &'static str,
-        field: &Field<'_>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.report(Severity::Warning, reason, field.at, &field.path, message.into(), remedy.into());
-    }
-
     /// Something `fields` ought to have.
     pub(super) fn missing(
         &mut self,
@@ -61,24 +40,7 @@ impl Reader<'_> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.failed = true;
         self.report(Severity::Error, "missing_field", fields.at, &fields.path_of(key), message.into(), remedy.into());
-    }
-
-    pub(super) fn report(
-        &mut self,
-        severity: Severity,
-        reason: &'static str,
-        at: Position,
-        path: &str,
-        message: String,
-        remedy: String,
-    ) {
-        if !self.is_full() {
-            self.diagnostics.push(self.diagnostic(severity, reason, at, path, message, remedy));
-        } else {
-            self.left_out = add(self.left_out, (severity, 1));
-        }
     }
 
     /// Whether further findings are only counted.
@@ -109,83 +71,78 @@ impl Reader<'_> {
     }
 }
 
-/// A value with its path.
-pub(super) struct Field<'n> {
-    pub(super) node: &'n Node,
-    pub(super) path: String,
-    /// Where it stands.
-    pub(super) at: Position,
-    /// Where its key stands, if it has one.
-    key_at: Position,
+impl Findings for Reader<'_> {
+    fn report(
+        &mut self,
+        severity: Severity,
+        reason: &'static str,
+        at: Position,
+        path: &str,
+        message: String,
+        remedy: String,
+    ) {
+        self.failed |= severity == Severity::Error;
+        if !self.is_full() {
+            self.diagnostics.push(self.diagnostic(severity, reason, at, path, message, remedy));
+        } else {
+            self.left_out = add(self.left_out, (severity, 1));
+        }
+    }
 }
 
-impl<'n> Field<'n> {
-    pub(super) fn root(node: &'n Node) -> Self {
-        Self { node, path: String::new(), at: node.at, key_at: node.at }
-    }
-
-    fn below(parent: &str, entry: &'n Entry) -> Self {
-        let path = match parent {
-            "" => entry.key.to_string(),
-            parent if entry.key.contains(['.', '/']) => format!("{parent}[{}]", entry.key),
-            parent => format!("{parent}.{}", entry.key),
-        };
-        Self { node: &entry.value, path, at: entry.focus(), key_at: entry.at }
-    }
-
-    /// The same, for findings about the key.
-    pub(super) fn at_key(self) -> Self {
-        Self { at: self.key_at, ..self }
-    }
-
-    fn wrong_type(&self, reader: &mut Reader<'_>, expected: &str) {
-        let found = match &self.node.value {
-            Value::Mapping(_) => "a mapping".to_owned(),
-            Value::Sequence(_) => "a list".to_owned(),
-            Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
-            Value::Scalar(scalar) if scalar.plain => format!("`{}`", shortened(&scalar.text)),
-            Value::Scalar(scalar) => format!("the string \"{}\"", shortened(&scalar.text)),
-        };
-        let remedy = match &self.node.value {
-            Value::Scalar(scalar) if scalar.plain && expected == "a string" => {
-                format!("put it in quotes: \"{}\"", shortened(&scalar.text))
-            }
-            Value::Mapping(_) | Value::Sequence(_) | Value::Scalar(_) => format!("give {expected}"),
-        };
-        reader.error("wrong_type", self, format!("expected {expected}, found {found}"), remedy);
-    }
-
-    fn scalar(&self) -> Option<&'n Scalar> {
-        match &self.node.value {
-            Value::Scalar(scalar) => Some(scalar),
-            Value::Sequence(_) | Value::Mapping(_) => None,
-        }
-    }
-
-    pub(super) fn string(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
-        let string = self.scalar().and_then(Scalar::as_string);
-        if string.is_none() {
-            self.wrong_type(reader, "a string");
-        }
-        string
-    }
-
+/// What manifests make of a value.
+pub(super) trait Values<'n> {
     /// A string that is not empty; Kubernetes writes optional strings as `""` at times.
-    pub(super) fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+    fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str>;
+
+    fn is_null(&self) -> bool;
+
+    /// Whether this is the empty string, as which Kubernetes writes an optional string at times.
+    fn is_empty_text(&self) -> bool;
+
+    /// A string that must not be empty: the name of something.
+    fn name(&self, reader: &mut Reader<'_>) -> Option<&'n str>;
+
+    /// The name of a network interface. Whether there is one of this name is another matter.
+    fn interface(&self, reader: &mut Reader<'_>) -> Option<&'n str>;
+
+    /// A string no finding shows.
+    fn password(&self, reader: &mut Reader<'_>) -> Option<&'n str>;
+
+    /// A duration in Go's notation.
+    fn duration(&self, reader: &mut Reader<'_>) -> Option<Duration>;
+
+    fn is_integer(&self) -> bool;
+
+    /// One of a few words.
+    fn one_of<T: Copy>(&self, reader: &mut Reader<'_>, words: &[(&str, T)]) -> Option<T>;
+
+    /// A string in a notation of its own.
+    fn parse<T: FromStr>(&self, reader: &mut Reader<'_>, reason: &'static str, remedy: &str) -> Option<T>
+    where
+        T::Err: fmt::Display;
+
+    /// A list of names, each given once. An empty one is refused: left out, a list of it would mean everything.
+    fn names(&self, reader: &mut Reader<'_>) -> Vec<String>;
+
+    /// Labels, or those a selector asks for. Without a value means with an empty one.
+    fn labels(&self, reader: &mut Reader<'_>) -> Labels;
+}
+
+impl<'n> Values<'n> for Field<'n> {
+    fn text(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         self.string(reader).filter(|text| !text.is_empty())
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    fn is_null(&self) -> bool {
         self.node.is_null()
     }
 
-    /// Whether this is the empty string, as which Kubernetes writes an optional string at times.
-    pub(super) fn is_empty_text(&self) -> bool {
+    fn is_empty_text(&self) -> bool {
         self.scalar().and_then(Scalar::as_string) == Some("")
     }
 
-    /// A string that must not be empty: the name of something.
-    pub(super) fn name(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+    fn name(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         let text = self.string(reader)?;
         if text.is_empty() {
             reader.error("invalid_value", self, "an empty string names nothing", "give a name, or remove it");
@@ -194,8 +151,7 @@ impl<'n> Field<'n> {
         Some(text)
     }
 
-    /// The name of a network interface. Whether there is one of this name is another matter.
-    pub(super) fn interface(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+    fn interface(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         /// Of alternative names; the primary one is shorter.
         const MAX_LENGTH: usize = 127;
         let text = self.name(reader)?;
@@ -206,8 +162,7 @@ impl<'n> Field<'n> {
         Some(text)
     }
 
-    /// A string no finding shows.
-    pub(super) fn password(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
+    fn password(&self, reader: &mut Reader<'_>) -> Option<&'n str> {
         let text = self.scalar().and_then(Scalar::as_string);
         if text.is_none() {
             reader.error("wrong_type", self, "expected a string", "put it in quotes");
@@ -215,8 +170,7 @@ impl<'n> Field<'n> {
         text
     }
 
-    /// A duration in Go's notation.
-    pub(super) fn duration(&self, reader: &mut Reader<'_>) -> Option<Duration> {
+    fn duration(&self, reader: &mut Reader<'_>) -> Option<Duration> {
         let text = match self.scalar() {
             Some(scalar) => &scalar.text,
             None => self.string(reader)?,
@@ -236,52 +190,16 @@ impl<'n> Field<'n> {
         None
     }
 
-    pub(super) fn bool(&self, reader: &mut Reader<'_>) -> Option<bool> {
-        let bool = self.scalar().and_then(Scalar::as_bool);
-        if bool.is_none() {
-            self.wrong_type(reader, "true or false");
-        }
-        bool
-    }
-
-    /// A whole number between `least` and `most`.
-    pub(super) fn number<N: TryFrom<i64> + Into<i64> + Copy>(
-        &self,
-        reader: &mut Reader<'_>,
-        least: N,
-        most: N,
-    ) -> Option<N> {
-        let (least, most) = (least.into(), most.into());
-        let Some(number) = self.scalar().and_then(Scalar::as_integer) else {
-            self.wrong_type(reader, "a whole number");
-            return None;
-        };
-        let fitting = (least..=most).contains(&number).then(|| N::try_from(number).ok()).flatten();
-        if fitting.is_none() {
-            let message = format!("{number} is not between {least} and {most}");
-            reader.error("invalid_value", self, message, format!("give a number from {least} to {most}"));
-        }
-        fitting
-    }
-
-    pub(super) fn is_integer(&self) -> bool {
+    fn is_integer(&self) -> bool {
         self.scalar().is_some_and(|scalar| scalar.as_integer().is_some())
     }
 
-    /// One of a few words.
-    pub(super) fn one_of<T: Copy>(&self, reader: &mut Reader<'_>, words: &[(&str, T)]) -> Option<T> {
+    fn one_of<T: Copy>(&self, reader: &mut Reader<'_>, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(reader)?;
-        let value = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        if value.is_none() {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty()).collect();
-            let remedy = format!("use one of {}", known.join(", "));
-            reader.error("invalid_value", self, format!("`{}` is not known here", shortened(text)), remedy);
-        }
-        value
+        self.word(reader, text, words)
     }
 
-    /// A string in a notation of its own.
-    pub(super) fn parse<T: FromStr>(&self, reader: &mut Reader<'_>, reason: &'static str, remedy: &str) -> Option<T>
+    fn parse<T: FromStr>(&self, reader: &mut Reader<'_>, reason: &'static str, remedy: &str) -> Option<T>
     where
         T::Err: fmt::Display,
     {
@@ -298,22 +216,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    pub(super) fn list(&self, reader: &mut Reader<'_>) -> Vec<Self> {
-        match &self.node.value {
-            Value::Sequence(nodes) => nodes
-                .iter()
-                .enumerate()
-                .map(|(n, node)| Self { node, path: format!("{}[{n}]", self.path), at: node.at, key_at: node.at })
-                .collect(),
-            Value::Scalar(_) | Value::Mapping(_) => {
-                self.wrong_type(reader, "a list");
-                Vec::new()
-            }
-        }
-    }
-
-    /// A list of names, each given once. An empty one is refused: left out, a list of it would mean everything.
-    pub(super) fn names(&self, reader: &mut Reader<'_>) -> Vec<String> {
+    fn names(&self, reader: &mut Reader<'_>) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let mut names = Vec::new();
         for item in self.list(reader) {
@@ -327,54 +230,36 @@ impl<'n> Field<'n> {
         names
     }
 
-    /// Labels, or those a selector asks for. Without a value means with an empty one.
-    pub(super) fn labels(&self, reader: &mut Reader<'_>) -> Labels {
+    fn labels(&self, reader: &mut Reader<'_>) -> Labels {
         let Some(fields) = self.fields(reader) else { return Labels::new() };
         let mut labels = Labels::new();
-        for entry in fields.entries {
-            let field = Field::below(&fields.path, entry);
-            label::check_key(reader, &entry.key, || Field::below(&fields.path, entry).at_key());
-            let value = if entry.value.is_null() { Some("") } else { label::value(reader, &field) };
-            labels.extend(value.map(|value| (entry.key.to_string(), value.to_owned())));
+        for (key, field) in fields.iter() {
+            label::check_key(reader, key, || field.clone().at_key());
+            let value = if field.is_null() { Some("") } else { label::value(reader, &field) };
+            labels.extend(value.map(|value| (key.to_owned(), value.to_owned())));
         }
         labels
     }
-
-    pub(super) fn fields(&self, reader: &mut Reader<'_>) -> Option<Fields<'n>> {
-        match &self.node.value {
-            Value::Mapping(entries) => {
-                Some(Fields { entries, path: self.path.clone(), at: self.key_at, asked: RefCell::new(Vec::new()) })
-            }
-            Value::Scalar(_) | Value::Sequence(_) => {
-                self.wrong_type(reader, "a mapping");
-                None
-            }
-        }
-    }
 }
 
-/// The fields of a mapping.
-pub(super) struct Fields<'n> {
-    entries: &'n [Entry],
-    path: String,
-    at: Position,
-    asked: RefCell<Vec<&'static str>>,
+/// What manifests make of a mapping.
+pub(super) trait Mapping<'n> {
+    fn require(&self, reader: &mut Reader<'_>, key: &'static str) -> Option<Field<'n>>;
+
+    /// The list of a field, empty when absent.
+    fn list(&self, reader: &mut Reader<'_>, key: &'static str) -> Vec<Field<'n>>;
+
+    /// Annotations: every value is to be a string, and those that end up in messages have no character a terminal acts
+    /// on.
+    fn check_annotations(&self, reader: &mut Reader<'_>);
+
+    /// Every field that was not asked for is an error: in our own kinds a misspelt field would otherwise be ignored
+    /// in silence.
+    fn no_others(&self, reader: &mut Reader<'_>);
 }
 
-impl<'n> Fields<'n> {
-    /// The field, unless it is absent or null.
-    pub(super) fn get(&self, key: &'static str) -> Option<Field<'n>> {
-        self.asked.borrow_mut().push(key);
-        self.annotation(key)
-    }
-
-    /// The field by a name only known at run time.
-    pub(super) fn annotation(&self, key: &str) -> Option<Field<'n>> {
-        let entry = self.entries.iter().find(|entry| *entry.key == *key && !entry.value.is_null())?;
-        Some(Field::below(&self.path, entry))
-    }
-
-    pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str) -> Option<Field<'n>> {
+impl<'n> Mapping<'n> for Fields<'n> {
+    fn require(&self, reader: &mut Reader<'_>, key: &'static str) -> Option<Field<'n>> {
         let field = self.get(key);
         if field.is_none() {
             let message = format!("`{}` is missing", self.path_of(key));
@@ -383,23 +268,11 @@ impl<'n> Fields<'n> {
         field
     }
 
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    /// All fields in their order, with their keys.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&'n str, Field<'n>)> {
-        self.entries.iter().map(|entry| (&*entry.key, Field::below(&self.path, entry)))
-    }
-
-    /// The list of a field, empty when absent.
-    pub(super) fn list(&self, reader: &mut Reader<'_>, key: &'static str) -> Vec<Field<'n>> {
+    fn list(&self, reader: &mut Reader<'_>, key: &'static str) -> Vec<Field<'n>> {
         self.get(key).map(|field| field.list(reader)).unwrap_or_default()
     }
 
-    /// Annotations: every value is to be a string, and those that end up in messages have no character a terminal acts
-    /// on.
-    pub(super) fn check_annotations(&self, reader: &mut Reader<'_>) {
+    fn check_annotations(&self, reader: &mut Reader<'_>) {
         for (key, field) in self.iter().filter(|(_, field)| !field.is_null()) {
             let text = field.string(reader).unwrap_or_default();
             let read = ["metallb.io/", "metallb.universe.tf/", "evenkeel.io/"].iter().any(|ours| key.starts_with(ours));
@@ -409,22 +282,19 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// Every field that was not asked for is an error: in our own kinds a misspelt field would otherwise be ignored
-    /// in silence.
-    pub(super) fn no_others(&self, reader: &mut Reader<'_>) {
-        let known = self.asked.borrow();
-        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+    fn no_others(&self, reader: &mut Reader<'_>) {
+        for (key, field) in self.others() {
             if reader.is_full() {
                 reader.failed = true;
                 reader.left_out = add(reader.left_out, (Severity::Error, 1));
                 continue;
             }
-            let field = Field::below(&self.path, entry).at_key();
-            let remedy = match close_to(&entry.key, &known) {
+            let remedy = match self.meant(key) {
                 Some(close) => format!("did you mean `{close}`?"),
-                None => format!("remove it; known here: {}", known.join(", ")),
+                None => format!("remove it; known here: {}", self.known().join(", ")),
             };
-            reader.error("unknown_field", &field, format!("unknown field `{}`", shortened(&entry.key)), remedy);
+            let message = format!("unknown field `{}`", shortened(key));
+            reader.error("unknown_field", &field.at_key(), message, remedy);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel_plan::world::{BfdProfile, ObjectName};
 
 use super::spec;
-use crate::manifest::read::{Fields, Reader};
+use crate::manifest::read::{Fields, Mapping as _, Reader};
 
 /// The intervals possible, in milliseconds.
 const INTERVAL: (u32, u32) = (10, 60_000);

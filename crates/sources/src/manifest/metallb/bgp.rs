@@ -7,7 +7,7 @@ use evenkeel_plan::world::{Aggregation, BgpAdvertisement, Community, CommunityRe
 use super::community::COMMUNITY_REMEDY;
 use super::selector::selectors;
 use super::{names, spec};
-use crate::manifest::read::{Field, Fields, Reader, shortened};
+use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _, shortened};
 
 pub(in crate::manifest) fn bgp_advertisement(
     reader: &mut Reader<'_>,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evenkeel_plan::world::{Community, CommunityAliases, ObjectName};
 
 use super::spec;
-use crate::manifest::read::{Field, Fields, Reader, shortened};
+use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _, shortened};
 
 pub(super) const COMMUNITY_REMEDY: &str = "give a community such as 65535:65281 or large:64512:1:2";
 

@@ -4,7 +4,7 @@ use evenkeel_plan::world::{L2Advertisement, ObjectName, PreferredNode};
 
 use super::selector::{selector, selectors};
 use super::{names, spec};
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Mapping as _, Reader, Values as _};
 
 pub(in crate::manifest) fn l2_advertisement(
     reader: &mut Reader<'_>,

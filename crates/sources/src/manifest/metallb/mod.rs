@@ -16,7 +16,7 @@ pub(super) use self::l2::l2_advertisement;
 pub(super) use self::peer::{Version, bgp_peer};
 pub(super) use self::pool::pool;
 
-use super::read::{Fields, Reader};
+use super::read::{Fields, Mapping as _, Reader, Values as _};
 
 /// The fields of `spec`, after what stands beside it was checked. `None` when it is absent or no mapping.
 fn spec<'n>(reader: &mut Reader<'_>, fields: &Fields<'n>) -> Option<Fields<'n>> {

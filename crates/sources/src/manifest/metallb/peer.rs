@@ -8,7 +8,7 @@ use evenkeel_plan::world::{BgpPeer, Neighbor, ObjectName, Password, PeerAsn, Tim
 
 use super::required_spec;
 use super::selector::selectors;
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 
 /// The versions of BGPPeer that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

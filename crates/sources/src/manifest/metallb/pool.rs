@@ -7,7 +7,7 @@ use evenkeel_plan::world::{IpAddressPool, ObjectName, ServiceAllocation};
 
 use super::selector::selectors;
 use super::{names, required_spec};
-use crate::manifest::read::{Field, Fields, Reader};
+use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 
 const RANGE_REMEDY: &str = "give a CIDR such as 192.0.2.0/24 or a range such as 192.0.2.10-192.0.2.20";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evenkeel_plan::selector::{LabelSelector, Operator, Requirement};
 
 use crate::manifest::label;
-use crate::manifest::read::{Field, Fields, Reader, shortened};
+use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _, shortened};
 
 const ONCE: &str = "give it once";
 
