@@ -30,6 +30,8 @@ use crate::update::{Noticed, send};
 const POLL: Duration = Duration::from_secs(1);
 /// Between two such looks goes so many times what one takes: what changes meanwhile waits for its end.
 const POLL_COST: u32 = 200;
+/// But no longer than this.
+const POLL_AT_LAST: Duration = Duration::from_secs(30);
 /// How often one look follows directories that appear while it is at it; the next look is at most [`POLL`] away.
 const MAX_NEW_LEVELS: usize = 4;
 
@@ -138,7 +140,7 @@ impl Watcher {
             let polled_until = self.poll_at;
             let seen = self.look(started.elapsed());
             if self.poll_at != polled_until {
-                self.poll_at = self.poll_at.max(started.elapsed() + POLL_COST * looked.elapsed());
+                self.poll_at = self.poll_at.max(started.elapsed() + (POLL_COST * looked.elapsed()).min(POLL_AT_LAST));
             }
             if seen.news && !send(sender, self.update(), vec![noticed; seen.changed]) {
                 return;
