@@ -1,0 +1,120 @@
+//! What this host itself changes: interfaces, addresses, the mode, the health of backends.
+
+use std::{sync::Arc, time::Instant};
+
+use evenkeel_health::{
+    View,
+    passive::{Observation, Symptom},
+};
+use evenkeel_loader::{Failure, Hook, Interface, Observed};
+
+use super::NodeAgent;
+use crate::{desired, host};
+
+impl NodeAgent {
+    /// Attaches again where an interface was replaced or got another hardware address, and announces anew where a link came
+    /// up: a switch forgets what it knew of a port that was down.
+    pub(super) fn look_at_interfaces(&mut self) {
+        let mut present = Vec::new();
+        for name in &self.config.interfaces {
+            match Interface::look_up(name) {
+                Ok(interface) => {
+                    self.missing.remove(name);
+                    present.push(interface);
+                }
+                Err(error) => {
+                    if self.missing.insert(name.clone()) {
+                        tracing::error!(%error, "waiting for the interface");
+                    }
+                }
+            }
+        }
+        if present == self.interfaces {
+            return;
+        }
+        match self.data_path.attach(&present) {
+            Ok(()) => {
+                let now = Instant::now();
+                let changed: Vec<Interface> =
+                    present.iter().filter(|interface| !self.interfaces.contains(interface)).cloned().collect();
+                self.interfaces = present;
+                for interface in changed {
+                    self.tell_attached(&interface);
+                    if interface.running {
+                        self.announcer.restart(interface.index, now);
+                    }
+                }
+                self.tell_interfaces();
+                self.carry();
+                self.follow_cluster();
+            }
+            Err(error) => tracing::error!(%error, "cannot attach; trying again"),
+        }
+    }
+
+    /// Follows the node's own addresses: services may be served there.
+    pub(super) fn look_at_addresses(&mut self) {
+        let present = host::addresses(&self.config.interfaces);
+        if present == self.addresses {
+            return;
+        }
+        let shown: Vec<String> = present.iter().map(ToString::to_string).collect();
+        tracing::info!(addresses = shown.join(", "), "the node's addresses have changed");
+        self.addresses = present;
+        if let Some(last) = self.last.clone() {
+            self.decide(&last);
+            self.follow_cluster();
+        }
+    }
+
+    /// Tells when the mode was switched from outside.
+    pub(super) fn look_at_mode(&mut self) {
+        let mode = self.data_path.mode();
+        if mode != self.mode {
+            tracing::warn!(mode = mode.name(), was = self.mode.name(), "the mode was switched");
+            self.mode = mode;
+        }
+    }
+
+    pub(super) fn reap(&mut self) {
+        self.data_path.reap();
+    }
+
+    /// Gives backends the shares that health checks leave them.
+    pub(super) fn heed(&mut self, health: Arc<View>) {
+        self.desired.set_health(Arc::clone(&health));
+        self.health = health;
+        self.carry();
+    }
+
+    /// Tells the health checks what backends did to their clients.
+    pub(super) fn observe(&mut self) {
+        let observed = match self.data_path.observe(&self.suspects) {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see how backends treat their clients");
+                return;
+            }
+        };
+        for Observed { frontend, backend, answered, failures } in observed {
+            let Some(key) = desired::plan_key(&frontend) else { continue };
+            if answered {
+                self.checker.observe(key, backend, Observation::Success);
+            }
+            for (source, failure) in failures {
+                let symptom = match failure {
+                    Failure::Reset => Symptom::RstToSyn,
+                    Failure::Unreachable => Symptom::IcmpUnreachable,
+                    Failure::Silence => Symptom::SynUnanswered,
+                };
+                self.checker.observe(key, backend, Observation::Failure { source, symptom });
+            }
+        }
+    }
+
+    pub(super) fn tell_attached(&self, interface: &Interface) {
+        let hook = self.data_path.hook(interface).map_or("none", Hook::name);
+        let link = if interface.running { "up" } else { "down" };
+        tracing::info!(interface = interface.name, index = interface.index, link, hook, "attached");
+    }
+}
