@@ -7,7 +7,7 @@ use std::{
 };
 
 use evenkeel_loader::FlowTableUse;
-use evenkeel_maps::Outcome;
+use evenkeel_maps::{Outcome, Questions};
 use evenkeel_plan::Plan;
 
 use crate::changes::Changes;
@@ -24,6 +24,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) announced: &'a BTreeSet<IpAddr>,
     /// Announcements of each.
     pub(crate) gratuitous: &'a BTreeMap<IpAddr, u64>,
+    /// Questions for each that this node owns or owned.
+    pub(crate) questions: BTreeMap<IpAddr, Questions>,
     /// Whether the API is there; `None`: there is no cluster.
     pub(crate) api: Option<bool>,
     /// VIPs that others claim.
@@ -62,7 +64,17 @@ impl fmt::Display for Snapshot<'_> {
                 writeln!(f, "metallb_speaker_announced{{{labels}}} 1")?;
             }
         }
-        // MetalLB's name for it has no suffix, which OpenMetrics asks of counters.
+        // MetalLB's names for these have no suffix, which OpenMetrics asks of counters.
+        let name = "metallb_layer2_requests_received";
+        head(f, name, "gauge", "ARP requests and neighbour solicitations for VIPs that this node owns")?;
+        for (ip, questions) in &self.questions {
+            writeln!(f, "{name}{{ip=\"{ip}\"}} {}", questions.asked)?;
+        }
+        let name = "metallb_layer2_responses_sent";
+        head(f, name, "gauge", "Answers to them")?;
+        for (ip, questions) in &self.questions {
+            writeln!(f, "{name}{{ip=\"{ip}\"}} {}", questions.answered)?;
+        }
         head(f, "metallb_layer2_gratuitous_sent", "gauge", "Gratuitous ARP and unsolicited NDP packets sent")?;
         for (ip, sent) in self.gratuitous {
             writeln!(f, "metallb_layer2_gratuitous_sent{{ip=\"{ip}\"}} {sent}")?;

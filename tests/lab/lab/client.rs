@@ -140,15 +140,15 @@ impl Answer {
     }
 }
 
-/// `GET /` on a new connection: all that comes back, whatever it is.
-pub(crate) fn ask_http(client: &Namespace, target: SocketAddr) -> anyhow::Result<String> {
+/// `GET` of a path on a new connection: all that comes back, whatever it is.
+pub(crate) fn ask_http(client: &Namespace, target: SocketAddr, path: &str) -> anyhow::Result<String> {
     let stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
-    request(stream, target)
+    request(stream, target, path)
 }
 
-fn request(mut stream: TcpStream, target: SocketAddr) -> anyhow::Result<String> {
+fn request(mut stream: TcpStream, target: SocketAddr, path: &str) -> anyhow::Result<String> {
     stream.set_read_timeout(Some(SOON))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -159,7 +159,7 @@ pub(crate) fn get(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::
     let target = target.into();
     let stream = client.enter(|| TcpStream::connect_timeout(&target, SOON))??;
     let local = stream.local_addr()?;
-    let head = request(stream, target)?;
+    let head = request(stream, target, "/")?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
     Ok(Answer { head, local })
 }

@@ -286,7 +286,7 @@ fn the_health_check_port_tells_of_local_endpoints(sandbox: &Sandbox) -> anyhow::
     let port = u16::try_from(port)?;
     let asked = |node: usize| -> anyhow::Result<[String; 2]> {
         let number = 20 + u8::try_from(node)?;
-        let ask = |address: IpAddr| client::ask_http(&cluster.client, SocketAddr::new(address, port));
+        let ask = |address: IpAddr| client::ask_http(&cluster.client, SocketAddr::new(address, port), "/");
         Ok([ask([10, 77, 0, number].into())?, ask(format!("fd77::{number}").parse()?)?])
     };
     let told = |node: usize, status: &str, endpoints: u64| {

@@ -1,6 +1,10 @@
 //! What `evenkeel status` and `evenkeel plan` say.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
+};
 
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{Sandbox, manifests::Condition, topology::NODE_NAME};
@@ -10,15 +14,49 @@ use serde_json::{Value, json};
 use crate::{
     Test,
     client::{self, Session},
-    world::{self, HTTP, NODE, Setup, TCP, VIP, VIP6, World, vip},
+    world::{self, HTTP, NODE, SOON, Setup, TCP, VIP, VIP6, World, vip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("status::keeps_its_contract", keeps_its_contract),
     ("status::counts_flows_and_shows_draining", counts_flows_and_shows_draining),
     ("status::watch_goes_on_until_it_is_interrupted", watch_goes_on_until_it_is_interrupted),
+    ("status::metrics_count_questions_for_vips_and_answers", metrics_count_questions),
     ("status::plan_says_the_same_beforehand", plan_says_the_same_beforehand),
 ];
+
+/// By MetalLB's names, per address.
+fn metrics_count_questions(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 9479));
+    let world = World::build(sandbox, &Setup { backends: 1, ..Setup::default() })?;
+    let mut command = world.balancer.command();
+    command.args(["--listen", &listen.to_string()]);
+    let agent = world.lab.node.spawn(command)?;
+    agent.wait_for_line("ready", SOON)?;
+    let vips: [IpAddr; 2] = [VIP.into(), VIP6.into()];
+    let count = |name: &str, vip: IpAddr| -> anyhow::Result<u64> {
+        let metrics = client::ask_http(&world.lab.node, listen, "/metrics")?;
+        let prefix = format!("metallb_layer2_{name}{{ip=\"{vip}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(prefix.as_str()));
+        Ok(value.map(str::parse).transpose()?.unwrap_or(0))
+    };
+    for vip in vips {
+        let before = count("responses_sent", vip)?;
+        ensure!(client::is_answered(&world.lab.client, vip)?, "{vip}");
+        world::eventually("the question and its answer are counted", || {
+            let (asked, answered) = (count("requests_received", vip)?, count("responses_sent", vip)?);
+            Ok((answered > before && asked == answered).then_some(()))
+        })?;
+    }
+    // Whoever only observes hears the question, and does not answer.
+    let switched = world.evenkeel(&[&["mode", "observe"], &NODE[..]].concat())?;
+    ensure!(switched.status.success(), "{}", switched.stderr);
+    ensure!(!client::is_answered(&world.lab.client, VIP)?, "answered");
+    world::eventually("the question is counted, and no answer", || {
+        let (asked, answered) = (count("requests_received", VIP.into())?, count("responses_sent", VIP.into())?);
+        Ok((asked > answered).then_some(()))
+    })
+}
 
 fn keeps_its_contract(sandbox: &Sandbox) -> anyhow::Result<()> {
     let (world, _agent) = World::start(sandbox, &Setup { backends: 1, ..Setup::default() })?;

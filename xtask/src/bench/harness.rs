@@ -63,7 +63,7 @@ fn newest(path: &Path) -> Result<SystemTime> {
 }
 
 /// Where a program runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Hook {
     Xdp,
@@ -71,7 +71,7 @@ pub(super) enum Hook {
 }
 
 /// The version of the Internet protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Family {
     Ipv4,

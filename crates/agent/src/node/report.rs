@@ -32,6 +32,7 @@ impl NodeAgent {
             changes: &self.changes,
             plan: self.plan.as_ref(),
             announced: &self.answered,
+            questions: self.data_path.questions().unwrap_or_default(),
             gratuitous: self.announcer.sent(),
             api: self.cluster.as_ref().map(Cluster::is_live),
             claims: self.claims.len(),

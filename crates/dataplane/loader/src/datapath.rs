@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeSet, HashMap as StdHashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     mem::offset_of,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -16,7 +16,7 @@ use aya::{
 };
 use evenkeel_maps::{
     self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, Flow, FlowBucket, Frontend, FrontendKey,
-    INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome,
+    INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, Questions,
     REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS,
     Traffic, Vip, WATCHED_BITS, WAYS, map, ticks,
 };
@@ -180,6 +180,7 @@ pub struct DataPath {
     /// What the frontends map holds.
     carried: StdHashMap<FrontendKey, Frontend>,
     claims: HashMap<MapData, Address, Claim>,
+    questions: HashMap<MapData, Address, Questions>,
     moved: HashMap<MapData, u64, Flow>,
     turns: Array<MapData, u32>,
     attendance: SharedArray<Attendance>,
@@ -269,6 +270,7 @@ impl DataPath {
             machine,
             vips,
             claims: take(&mut object, map::CLAIMS)?,
+            questions: take(&mut object, map::QUESTIONS)?,
             moved: take(&mut object, map::FORMER)?,
             turns: take(&mut object, map::TURNS)?,
             attendance: shared(&mut object, map::ATTENDANCE, Some(1))?,
@@ -611,6 +613,8 @@ impl DataPath {
                 self.present_vips.keys().filter(|vip| !wanted.contains_key(&vip.ip())).copied().collect();
             for vip in gone {
                 self.vips.remove(&vip).map_err(map_error(map::VIPS))?;
+                // Perhaps nobody has asked for it.
+                let _ = self.questions.remove(&vip);
                 self.present_vips.remove(&vip);
                 self.watched.remove(&vip);
             }
@@ -647,6 +651,17 @@ impl DataPath {
         self.claims
             .iter()
             .map(|entry| entry.map(|(vip, claim)| (vip.ip(), claim.mac)).map_err(map_error(map::CLAIMS)))
+            .collect()
+    }
+
+    /// ARP requests and neighbour solicitations for owned VIPs, for each that was asked for, since it became a VIP.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn questions(&self) -> Result<BTreeMap<IpAddr, Questions>, Error> {
+        self.questions
+            .iter()
+            .map(|entry| entry.map(|(vip, questions)| (vip.ip(), questions)).map_err(map_error(map::QUESTIONS)))
             .collect()
     }
 

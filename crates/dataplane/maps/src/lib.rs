@@ -131,6 +131,7 @@ plain!(
     Frontend,
     Vip,
     Claim,
+    Questions,
     Attendance,
     Backend,
     Tuple,
@@ -223,6 +224,16 @@ pub struct Claim {
     pub mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 2],
+}
+
+/// Value of the questions map, keyed by VIP: ARP requests and neighbour solicitations for what this node owns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// That were asked.
+    pub asked: u64,
+    /// That were answered.
+    pub answered: u64,
 }
 
 /// The one entry of the attendance map: on what terms the programs answer for VIPs.
@@ -485,6 +496,8 @@ pub mod map {
     pub const VIPS: &str = "VIPS";
     /// VIP to [`Claim`](crate::Claim).
     pub const CLAIMS: &str = "CLAIMS";
+    /// VIP to [`Questions`](crate::Questions).
+    pub const QUESTIONS: &str = "QUESTIONS";
     /// Zero to [`Attendance`](crate::Attendance); shared memory.
     pub const ATTENDANCE: &str = "ATTENDANCE";
     /// Bits of the addresses that concern the programs ([`address_bit`](crate::address_bit)); shared memory.
@@ -523,7 +536,7 @@ pub mod map {
     /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
     /// All that are pinned. What only one CPU remembers for a moment is not.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 22] = [
         FRONTENDS,
         VIPS,
         WATCHED,
@@ -544,6 +557,7 @@ pub mod map {
         REFUSALS,
         SETTINGS,
         CLAIMS,
+        QUESTIONS,
         ATTENDANCE,
     ];
 }

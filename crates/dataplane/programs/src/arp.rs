@@ -54,6 +54,13 @@ pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
     if arp.operation != REQUEST || arp.sender_ip == vip || !maps::is_owned_on(&Address::v4(vip), interface) {
         return Outcome::PassArp;
     }
+    maps::count_question(&Address::v4(vip), reply(frame, interface, arp))
+}
+
+/// Turns a request for an owned VIP into its reply.
+#[inline(always)]
+fn reply<F: Frame>(frame: &F, interface: &Interface, arp: &mut Arp) -> Outcome {
+    let vip = arp.target_ip;
     if let Some(reason) = maps::unanswered(&Address::v4(vip), arp.ethernet_destination[0] & 1 != 0) {
         return reason;
     }

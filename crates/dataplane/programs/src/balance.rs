@@ -53,10 +53,13 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
     if !to_vip && !maps::is_watched(&source) && !packet::may_be_icmp(protocol) {
         return Outcome::PassNotVip;
     }
+    let now = now(settings);
+    if to_vip && let Err(outcome) = frame.fast_path(work, now) {
+        return outcome;
+    }
     if packet::parse(frame, ether_type, &mut work.packet).is_none() {
         return Outcome::PassMalformed;
     }
-    let now = now(settings);
     work.from_host = false;
     let decision =
         if work.packet.transport == Transport::Icmp { frame.arriving_icmp(work, now) } else { frame.ports(work, now) };
@@ -154,9 +157,7 @@ pub fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> R
         }
         return decision;
     }
-    if work.packet.flags & (tcp_flags::SYN | tcp_flags::RST) != 0
-        && rescue::is_late(&work.packet, settings, now, Hook::Arriving)
-    {
+    if rescue::is_late(&work.packet, settings, now, Hook::Arriving) {
         return Err(Outcome::ResetLateAnswer);
     }
     if work.packet.transport == Transport::LaterFragment && !is_per_packet(&work.packet) {
@@ -358,10 +359,7 @@ fn known_flow(
             found.note(Flow::ESTABLISHED);
         }
     }
-    if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
-        flow.last_seen = now;
-        flow.client_seen = now;
-    }
+    found.note_client(now);
     count_traffic(found.backend, packet.frame_length, true);
     if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
         return Some(Err(Outcome::DropSourcePorts));
@@ -701,8 +699,7 @@ pub fn leaving_ports(frame: &impl Frame, work: &mut Work, settings: &Settings, n
         if to_own_vip && maps::is_owned_on(&packet.tuple.destination, &interface) && settings.mode == mode::ACTIVE {
             return Ok(());
         }
-        let is_late = packet.flags & (tcp_flags::SYN | tcp_flags::RST) != 0
-            && rescue::is_late(packet, settings, now, Hook::Leaving);
+        let is_late = rescue::is_late(packet, settings, now, Hook::Leaving);
         return Err(if is_late { Outcome::ResetLateAnswer } else { Outcome::PassEgress });
     }
     if refuses(packet, found.flow(), settings) {

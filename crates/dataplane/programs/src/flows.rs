@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use evenkeel_maps::{
-    Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, Tuple, WAYS, place,
+    Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, Tuple, WAYS, place, ticks,
 };
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 /// Ways of the first bucket that are used before the second one is looked at: most flows are then found by one look.
 const COMFORTABLE: u32 = 12;
+/// A flow that is not established and has rested for so long is given up for a new one without a look at others, each of which
+/// would read a line that no cache holds. By then a client has sent its SYN three times.
+const RESTED: u32 = 3 * ticks::SECOND;
 
 /// A record that matched, and what it said at that moment.
 ///
@@ -43,6 +46,16 @@ impl Found {
     pub fn flow(&self) -> &mut Flow {
         // SAFETY: the memory is the map's for good, and every bit pattern is a flow.
         unsafe { &mut *self.record }
+    }
+
+    /// Notes when the client was heard of, now and then.
+    #[inline(always)]
+    pub fn note_client(&self, now: u32) {
+        let flow = self.flow();
+        if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
+            flow.last_seen = now;
+            flow.client_seen = now;
+        }
     }
 
     /// Adds bits to the flow's state.
@@ -120,27 +133,33 @@ fn read(record: *mut Flow, number: u32, key: &Tuple, found: &mut Found) -> bool 
 /// The flow with this key.
 #[inline(always)]
 pub fn find(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> bool {
+    find_at_hand(key, settings, hash, found) || find_elsewhere(key, &place(hash, settings.flow_buckets), found)
+}
+
+/// The flow with this key, if it lies where the hash points to, as most do: one cache line, and no look at the tags.
+#[inline(always)]
+pub fn find_at_hand(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> bool {
     let place = place(hash, settings.flow_buckets);
     let Some(bucket) = FLOWS.get_ptr_mut(place.first) else { return false };
-    // Most flows lie where the hash points to: one cache line, and no look at the tags.
     read(record(bucket, place.way), place.first * WAYS as u32 + place.way, key, found)
-        || find_elsewhere(key, &place, bucket, found)
+}
+
+/// The flow with this key, if it lies in its first bucket.
+#[inline(always)]
+pub fn find_nearby(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> bool {
+    let place = place(hash, settings.flow_buckets);
+    find_at_hand(key, settings, hash, found) || read_tagged(key, place.tag, place.first, found)
 }
 
 /// Looks where the tags lead. What is found is written to the caller's memory: a function cannot return that much.
 #[inline(never)]
-fn find_elsewhere(key: &Tuple, place: &Place, first: *mut FlowBucket, found: &mut Found) -> bool {
-    if read_tagged(key, place.tag, first, place.first, found) {
-        return true;
-    }
-    match FLOWS.get_ptr_mut(place.second) {
-        Some(second) => read_tagged(key, place.tag, second, place.second, found),
-        None => false,
-    }
+fn find_elsewhere(key: &Tuple, place: &Place, found: &mut Found) -> bool {
+    read_tagged(key, place.tag, place.first, found) || read_tagged(key, place.tag, place.second, found)
 }
 
 #[inline(always)]
-fn read_tagged(key: &Tuple, tag: u32, bucket: *mut FlowBucket, index: u32, found: &mut Found) -> bool {
+fn read_tagged(key: &Tuple, tag: u32, index: u32, found: &mut Found) -> bool {
+    let Some(bucket) = FLOWS.get_ptr_mut(index) else { return false };
     match way_of(bucket, tag) {
         NONE => false,
         way => read(record(bucket, way), index * WAYS as u32 + way, key, found),
@@ -199,8 +218,8 @@ fn way_of(bucket: *mut FlowBucket, tag: u32) -> u32 {
 /// No way, and no record: more than there can be.
 const NONE: u32 = u32::MAX;
 
-/// Takes a way of one of the key's two buckets: a free one, else one whose flow is over, else the oldest that is not
-/// established. Returns the number of its record; [`NONE`]: all are established flows, which are not given up.
+/// Takes a way of one of the key's two buckets: a free one, else one whose flow is over or has rested for long, else the oldest
+/// that is not established. Returns the number of its record; [`NONE`]: all are established flows, which are not given up.
 #[inline(always)]
 fn claim(place: &Place, now: u32) -> u32 {
     let (free, used) = free_way(place.first, place.way);
@@ -216,8 +235,8 @@ fn claim(place: &Place, now: u32) -> u32 {
     if number != NONE {
         return number;
     }
-    let number = evict(place.first, now);
-    if number != NONE { number } else { evict(place.second, now) }
+    let number = evict(place.first, place.way, now);
+    if number != NONE { number } else { evict(place.second, place.way, now) }
 }
 
 /// A free way of a bucket, the preferred one if it is, and how many are taken.
@@ -253,19 +272,23 @@ fn take(bucket: *mut FlowBucket, way: u32, tag: u32) -> bool {
     unsafe { atomic::exchange(tag_of(bucket, way), tag, FlowBucket::CLAIMED) }
 }
 
-/// Claims the way whose record is worth least, and returns the record's number, or [`NONE`]. Its entry in the reply index goes
-/// with it.
+/// Claims the way, from `first` on, whose record is worth least, or the first that is worth little, and returns the record's
+/// number, or [`NONE`]. Its entry in the reply index goes with it.
 #[inline(never)]
-fn evict(index: u32, now: u32) -> u32 {
+fn evict(index: u32, first: u32, now: u32) -> u32 {
     // The worst way so far and its score, where the verifier does not follow what they could be.
     let (Some(bucket), Some(worst)) = (FLOWS.get_ptr_mut(index), VICTIM.get_ptr_mut(0)) else { return NONE };
     // SAFETY: the map is per CPU; the other memory is that of `find`.
     unsafe {
         worst.write_volatile([0; 2]);
-        for way in 0..WAYS as u32 {
+        for step in 0..WAYS as u32 {
+            let way = (first + step) & (WAYS as u32 - 1);
             let score = worthlessness(&*record(bucket, way), now);
             if score > (*worst)[1] && *tag_of(bucket, way) > FlowBucket::CLAIMED {
                 worst.write_volatile([way, score]);
+                if score > RESTED {
+                    break;
+                }
             }
         }
         let [way, score] = worst.read_volatile();
@@ -319,8 +342,9 @@ fn forget_reply(flow: &Flow, number: u32) {
     let (Some(settings), Some(key)) = (crate::maps::SETTINGS.get(0), reply_key(flow)) else { return };
     let place = reply_place(&key, settings);
     let entry = ReplyBucket::entry(place.tag, number);
-    remove_entry(place.first, entry);
-    remove_entry(place.second, entry);
+    if !remove_entry(place.first, entry) {
+        remove_entry(place.second, entry);
+    }
 }
 
 #[inline(always)]
@@ -341,14 +365,13 @@ fn positions_of(bucket: *mut ReplyBucket, entry: u64) -> u32 {
     found
 }
 
+/// Removes an entry of the reply index; whether it was in this bucket.
 #[inline(never)]
-fn remove_entry(index: u32, entry: u64) {
-    let Some(bucket) = REPLIES.get_ptr_mut(index) else { return };
+fn remove_entry(index: u32, entry: u64) -> bool {
+    let Some(bucket) = REPLIES.get_ptr_mut(index) else { return false };
     let found = positions_of(bucket, entry);
-    if found != 0 {
-        // SAFETY: inside the map's memory, aligned.
-        unsafe { atomic::exchange(entry_of(bucket, lowest(found)), entry, 0) };
-    }
+    // SAFETY: inside the map's memory, aligned.
+    found != 0 && unsafe { atomic::exchange(entry_of(bucket, lowest(found)), entry, 0) }
 }
 
 /// The flow that a backend's packet belongs to.
@@ -434,8 +457,9 @@ pub fn remove(found: &Found, key: &Tuple, settings: &Settings) {
     }
     let place = reply_place(key, settings);
     let entry = ReplyBucket::entry(place.tag, found.number);
-    remove_entry(place.first, entry);
-    remove_entry(place.second, entry);
+    if !remove_entry(place.first, entry) {
+        remove_entry(place.second, entry);
+    }
     // SAFETY: inside the map's memory; this way is ours until the tag is written.
     unsafe {
         (&raw mut (*record(bucket, way)).protocol).write_volatile(0);

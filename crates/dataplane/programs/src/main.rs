@@ -3,14 +3,16 @@
 //! ```text
 //! evenkeel_in   (tc)  ─┐           ┌─ ARP ─> arp::answer ─────────────────────────────────────────┐
 //! evenkeel_xdp  (XDP) ─┴─ ingress ─┤                                                              ├─> Outcome
-//!                                  └─ IP ──> packet::parse ─> balance::ingress ─> send::forward ──┘
+//!                                  └─ IP ──┬─ fast_path::carry, if there is nothing to decide ────┤
+//!                                          └─ packet::parse ─> balance::ingress ─> send::forward ──┘
 //!
 //! evenkeel_out  (tc)  ──── IP ──> packet::parse ─> balance::egress ─> rewrite::rewrite ───────────> Outcome
 //! ```
 //!
 //! `balance` decides on the maps (`flows` is the flow table), `send` finds the way out, `rewrite` changes headers; `icmp`,
-//! `ndp`, `fragment`, `refuse` and `rescue` are the rarer ways. All of it is written once for every hook, on top of `frame`. This
-//! file counts the outcome and turns it into the hook's verdict.
+//! `ndp`, `fragment`, `refuse` and `rescue` are the rarer ways. All of it is written once for every hook, on top of `frame`; the
+//! functions that the verifier takes one by one are listed in `steps`. This file counts the outcome and turns it into the
+//! hook's verdict.
 #![no_std]
 #![no_main]
 #![expect(internal_features, reason = "`atomic` needs what `core::sync::atomic` is made of")]
@@ -21,6 +23,7 @@ mod atomic;
 mod balance;
 mod checksum;
 mod datagram;
+mod fast_path;
 mod flows;
 mod fragment;
 mod frame;

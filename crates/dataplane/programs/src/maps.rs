@@ -9,7 +9,7 @@ use aya_ebpf::{
 use evenkeel_maps::{
     Address, Attendance, Backend, Claim, DEFAULT_FLOW_BUCKETS, FORMER_FLOWS, Flow, FlowBucket, FragmentKey,
     FragmentPorts, Frontend, FrontendKey, INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED,
-    MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome,
+    MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome, Questions,
     REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket, SAVED_SYNS as SAVED, SavedSyn, Settings, SourceRange,
     TABLE_ROW, TABLE_ROWS, TRIED, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
 };
@@ -30,6 +30,8 @@ pub static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS> = HashMap::n
 pub static VIPS: HashMap<Address, Vip, MAX_VIPS> = HashMap::new();
 #[btf_map]
 pub static CLAIMS: HashMap<Address, Claim, MAX_VIPS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub static QUESTIONS: HashMap<Address, Questions, MAX_VIPS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 pub static ATTENDANCE: Array<Attendance, 1, SHARED> = Array::new();
 #[btf_map]
@@ -201,6 +203,24 @@ pub fn claim(vip: &Address, mac: [u8; 6]) {
         // A full map cannot be: it has room for every VIP.
         let _ = CLAIMS.insert(vip, Claim { mac, pad: [0; 2] }, 0);
     }
+}
+
+/// Counts a question for an owned VIP, which ends so.
+#[inline(always)]
+pub fn count_question(vip: &Address, outcome: Outcome) -> Outcome {
+    let answered = matches!(outcome, Outcome::ArpAnswered | Outcome::NdpAnswered) as u64;
+    match QUESTIONS.get_ptr_mut(vip) {
+        // SAFETY: the memory is the map's for good; the sums of several CPUs are atomic.
+        Some(questions) => unsafe {
+            crate::atomic::add(&raw mut (*questions).asked, 1);
+            crate::atomic::add(&raw mut (*questions).answered, answered);
+        },
+        None => {
+            // A full map cannot be: it has room for every VIP.
+            let _ = QUESTIONS.insert(vip, Questions { asked: 1, answered }, 0);
+        }
+    }
+    outcome
 }
 
 /// Why a question for an owned VIP, asked of all or of this host alone, is not answered at present, if so.

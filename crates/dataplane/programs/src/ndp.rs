@@ -128,6 +128,12 @@ pub fn answer<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, mode:
     if !is_valid {
         return Outcome::PassNotVip;
     }
+    maps::count_question(&target, advertise(frame, packet, interface, target, mode))
+}
+
+/// Turns a valid solicitation for `target` into an advertisement.
+#[inline(always)]
+fn advertise<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, target: Address, mode: u32) -> Outcome {
     let Some(receiver) = pointer::<u8>(frame, 0) else { return Outcome::PassNotVip };
     // SAFETY: `pointer` has checked the bounds.
     let asks_all = unsafe { *receiver } & 1 != 0;

@@ -79,6 +79,42 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// What an IPv4 header says, before anything of what follows it at `transport_offset` is read.
+    #[inline(always)]
+    fn of_ipv4(ip: &Ipv4Header, source: Address, destination: Address, transport_offset: usize) -> Self {
+        Self {
+            tuple: portless(source, destination, ip.protocol),
+            ipv6: false,
+            transport: Transport::Other,
+            is_first_fragment: false,
+            ttl: ip.ttl,
+            flags: 0,
+            sequence: [0; 4],
+            identification: [ip.identification[0], ip.identification[1], 0, 0],
+            transport_offset: transport_offset as u32,
+            length: u16::from_be_bytes(ip.total_length) as u32,
+            frame_length: 0,
+        }
+    }
+
+    /// The same of an IPv6 header.
+    #[inline(always)]
+    fn of_ipv6(ip: &Ipv6Header, source: Address, destination: Address, transport_offset: usize) -> Self {
+        Self {
+            tuple: portless(source, destination, ip.next_header),
+            ipv6: true,
+            transport: Transport::Other,
+            is_first_fragment: false,
+            ttl: ip.hop_limit,
+            flags: 0,
+            sequence: [0; 4],
+            identification: [0; 4],
+            transport_offset: transport_offset as u32,
+            length: u16::from_be_bytes(ip.payload_length) as u32 + IPV6 as u32,
+            frame_length: 0,
+        }
+    }
+
     /// A SYN without ACK: the client opens a connection.
     #[inline(always)]
     pub fn opens(&self) -> bool {
@@ -239,6 +275,48 @@ pub fn parse<F: Frame>(frame: &F, ether_type: u16, packet: &mut Packet) -> Optio
     Some(())
 }
 
+/// Reads the headers of a TCP segment or UDP datagram whose IP header has neither options nor extensions and which is whole:
+/// everything lies at a known place. `None`: something else, [`parse`] knows what.
+#[inline(always)]
+pub fn parse_plain(frame: &impl Frame, ipv6: bool) -> Option<Packet> {
+    let mut packet = if ipv6 { plain_ipv6(frame)? } else { plain_ipv4(frame)? };
+    read_transport(frame, &mut packet, if ipv6 { ICMPV6 } else { ICMP });
+    let header = match packet.transport {
+        Transport::Tcp => size_of::<TcpHeader>() as u32,
+        Transport::Udp => size_of::<UdpHeader>() as u32,
+        _ => return None,
+    };
+    let end = packet.length + ETHERNET as u32;
+    packet.frame_length = frame.length_beyond(end);
+    // A length that is too long for its field (BIG TCP) is given as zero.
+    (end <= packet.frame_length && packet.transport_offset + header <= end).then_some(packet)
+}
+
+#[inline(always)]
+fn plain_ipv4(frame: &impl Frame) -> Option<Packet> {
+    const FRAGMENT: usize = offset_of!(Ipv4Header, fragment);
+    let at: *const Ipv4Header = pointer::<Ipv4Header>(frame, ETHERNET)?;
+    // SAFETY: `pointer` has checked the bounds.
+    let (ip, (source, destination), fragment) =
+        unsafe { (&*at, addresses_ipv4(at), u16::from_be(read_16::<FRAGMENT>(at.cast()))) };
+    // All but "don't fragment".
+    if ip.version_and_length != 0x45 || fragment & 0xbfff != 0 {
+        return None;
+    }
+    Some(Packet::of_ipv4(ip, source, destination, ETHERNET + size_of::<Ipv4Header>()))
+}
+
+#[inline(always)]
+fn plain_ipv6(frame: &impl Frame) -> Option<Packet> {
+    let at: *const Ipv6Header = pointer::<Ipv6Header>(frame, ETHERNET)?;
+    // SAFETY: `pointer` has checked the bounds.
+    let (ip, (source, destination)) = unsafe { (&*at, addresses_ipv6(at)) };
+    if ip.version_class_label[0] >> 4 != 6 {
+        return None;
+    }
+    Some(Packet::of_ipv6(ip, source, destination, ETHERNET + IPV6))
+}
+
 /// Reads an IP packet at `offset` of the frame.
 #[inline(always)]
 pub fn parse_at(frame: &impl Frame, offset: usize, ipv6: bool, packet: &mut Packet) -> Option<()> {
@@ -260,19 +338,7 @@ fn parse_ipv4(frame: &impl Frame, offset: usize, packet: &mut Packet) -> Option<
     if ip.version_and_length >> 4 != 4 || header_length < 20 {
         return None;
     }
-    *packet = Packet {
-        tuple: portless(source, destination, ip.protocol),
-        ipv6: false,
-        transport: Transport::Other,
-        is_first_fragment: false,
-        ttl: ip.ttl,
-        flags: 0,
-        sequence: [0; 4],
-        identification: [ip.identification[0], ip.identification[1], 0, 0],
-        transport_offset: (offset + header_length) as u32,
-        length: u16::from_be_bytes(ip.total_length) as u32,
-        frame_length: 0,
-    };
+    *packet = Packet::of_ipv4(ip, source, destination, offset + header_length);
     if ip.fragment[0] & 0x1f != 0 || ip.fragment[1] != 0 {
         packet.transport = Transport::LaterFragment;
         return Some(());
@@ -289,19 +355,7 @@ fn parse_ipv6(frame: &impl Frame, offset: usize, packet: &mut Packet) -> Option<
     if ip.version_class_label[0] >> 4 != 6 {
         return None;
     }
-    *packet = Packet {
-        tuple: portless(source, destination, ip.next_header),
-        ipv6: true,
-        transport: Transport::Other,
-        is_first_fragment: false,
-        ttl: ip.hop_limit,
-        flags: 0,
-        sequence: [0; 4],
-        identification: [0; 4],
-        transport_offset: (offset + IPV6) as u32,
-        length: u16::from_be_bytes(ip.payload_length) as u32 + IPV6 as u32,
-        frame_length: 0,
-    };
+    *packet = Packet::of_ipv6(ip, source, destination, offset + IPV6);
     if is_extension(packet.tuple.protocol) && !follow_extensions(frame, packet) {
         return Some(());
     }

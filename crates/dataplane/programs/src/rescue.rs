@@ -68,7 +68,12 @@ fn saved(key: u64) -> Option<*mut SavedSyn> {
 #[inline(always)]
 fn claim(key: u64, now: u32) -> Option<*mut SavedSyn> {
     let [first, second] = SavedSyn::places(key);
-    let (first, second) = (SAVED_SYNS.get_ptr_mut(first)?, SAVED_SYNS.get_ptr_mut(second)?);
+    let first = SAVED_SYNS.get_ptr_mut(first)?;
+    // SAFETY: the memory is the map's for good, here and below.
+    if unsafe { (*first).key } == SavedSyn::FREE {
+        return take(first, SavedSyn::FREE);
+    }
+    let second = SAVED_SYNS.get_ptr_mut(second)?;
     let worth = |entry: *mut SavedSyn| match unsafe { (*entry).key } {
         present if present == key => u32::MAX,
         SavedSyn::FREE => u32::MAX - 1,
@@ -76,7 +81,12 @@ fn claim(key: u64, now: u32) -> Option<*mut SavedSyn> {
         _ => now.wrapping_sub(unsafe { (*entry).seen }),
     };
     let entry = if worth(second) > worth(first) { second } else { first };
-    let present = unsafe { (*entry).key };
+    take(entry, unsafe { (*entry).key })
+}
+
+/// Claims a place whose key is still this one.
+#[inline(always)]
+fn take(entry: *mut SavedSyn, present: u64) -> Option<*mut SavedSyn> {
     // SAFETY: inside the map's memory, aligned.
     unsafe { atomic::exchange(&raw mut (*entry).key, present, SavedSyn::CLAIMED) }.then_some(entry)
 }
@@ -540,11 +550,14 @@ fn asked(work: &mut Work, moved: bool, settings: &Settings) -> Result<(), Outcom
 
 /// Whether a TCP packet that belongs to no flow comes from a backend that one has left. What belongs to the kernel is told
 /// where it leaves.
-#[inline(never)]
+#[inline(always)]
 pub fn is_late(packet: &Packet, settings: &Settings, now: u32, hook: Hook) -> bool {
-    if packet.transport != Transport::Tcp || packet.opens() {
-        return false;
-    }
+    let answers = packet.flags & (tcp_flags::SYN | tcp_flags::RST) != 0 && !packet.opens();
+    answers && packet.transport == Transport::Tcp && is_of_former(packet, settings, now, hook)
+}
+
+#[inline(never)]
+fn is_of_former(packet: &Packet, settings: &Settings, now: u32, hook: Hook) -> bool {
     // SAFETY: an entry that is replaced meanwhile is another flow's.
     let Some(former) = (unsafe { FORMER.get(packet.tuple.reply_hash(settings.hash_seed)) }) else { return false };
     let is_ours = hook == Hook::Leaving || former.flags & Backend::DIRECT != 0 || former.source_port != [0; 2];

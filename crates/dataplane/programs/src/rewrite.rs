@@ -45,6 +45,12 @@ impl Ends {
 /// changed, and must not go on half rewritten.
 #[inline(never)]
 pub fn rewrite<F: Frame>(frame: &F, packet: &Packet, ends: &Ends, ttl: Ttl) -> Option<()> {
+    rewrite_here(frame, packet, ends, ttl)
+}
+
+/// The same, without a call.
+#[inline(always)]
+pub fn rewrite_here(frame: &impl Frame, packet: &Packet, ends: &Ends, ttl: Ttl) -> Option<()> {
     let addresses = checksum::difference_address(packet.ipv6, &packet.tuple.source, &ends.source)
         + checksum::difference_address(packet.ipv6, &packet.tuple.destination, &ends.destination);
     if packet.has_ports() {

@@ -97,17 +97,9 @@ fn wide(address: &Address, ipv6: bool) -> [u32; 4] {
 #[inline(always)]
 fn way(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Way {
     let Work { packet, target, route, .. } = work;
-    let destination = &target.ends.destination;
-    let Some(hop) = HOPS.get_ptr_mut((address_bit(destination) >> 8) % NEXT_HOPS as u32) else { return Way::Kernel };
-    // SAFETY: the map is per CPU.
-    let hop = unsafe { &mut *hop };
-    let is_fresh = hop.address == *destination
-        && hop.epoch == settings.next_hop_epoch
-        && hop.from == frame.interface()
-        && now.wrapping_sub(hop.seen) < ticks::NEXT_HOP;
-    if !is_fresh {
-        return look_up(frame, work, hop, settings.next_hop_epoch, now);
-    }
+    let Some(hop) = remembered(frame, &target.ends.destination, settings, now) else {
+        return look_up(frame, work, settings.next_hop_epoch, now);
+    };
     if !frame.fits(packet.length, hop.mtu) || !frame.can_send(hop.interface) {
         return Way::Kernel;
     }
@@ -116,9 +108,32 @@ fn way(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Wa
     Way::Frame
 }
 
+/// The next hop to a destination, if it is remembered and still holds.
+#[inline(always)]
+pub fn remembered(
+    frame: &impl Frame,
+    destination: &Address,
+    settings: &Settings,
+    now: u32,
+) -> Option<&'static NextHop> {
+    // SAFETY: the map is per CPU.
+    let hop = unsafe { &*hop_of(destination)? };
+    let is_fresh = hop.address == *destination
+        && hop.epoch == settings.next_hop_epoch
+        && hop.from == frame.interface()
+        && now.wrapping_sub(hop.seen) < ticks::NEXT_HOP;
+    is_fresh.then_some(hop)
+}
+
+/// Where the next hop to a destination is remembered.
+#[inline(always)]
+fn hop_of(destination: &Address) -> Option<*mut NextHop> {
+    HOPS.get_ptr_mut((address_bit(destination) >> 8) % NEXT_HOPS as u32)
+}
+
 /// Asks the kernel, and remembers what it says.
 #[inline(never)]
-fn look_up<F: Frame>(frame: &F, work: &mut Work, hop: &mut NextHop, epoch: u32, now: u32) -> Way {
+fn look_up<F: Frame>(frame: &F, work: &mut Work, epoch: u32, now: u32) -> Way {
     let Work { packet, target, route, .. } = work;
     let Target { ends, .. } = target;
     let fib = &mut route.fib;
@@ -152,16 +167,12 @@ fn look_up<F: Frame>(frame: &F, work: &mut Work, hop: &mut NextHop, epoch: u32, 
     let ([a, b, c], [d, e, f]) = (fib.destination_mac, fib.source_mac);
     let word = |first: u16, second: u16| first as u32 | (second as u32) << 16;
     route.macs = [word(a, b), word(c, d), word(e, f)];
-    if result == BPF_FIB_LKUP_RET_SUCCESS {
-        *hop = NextHop {
-            address: ends.destination,
-            interface: fib.interface,
-            seen: now,
-            epoch,
-            mtu,
-            macs: route.macs,
-            from: frame.interface(),
-        };
+    if result == BPF_FIB_LKUP_RET_SUCCESS
+        && let Some(hop) = hop_of(&ends.destination)
+    {
+        let (address, interface, macs, from) = (ends.destination, fib.interface, route.macs, frame.interface());
+        // SAFETY: the map is per CPU.
+        unsafe { *hop = NextHop { address, interface, seen: now, epoch, mtu, macs, from } };
     }
     if !frame.fits(packet.length, mtu) || !frame.can_send(fib.interface) {
         return Way::Kernel;
@@ -191,17 +202,23 @@ pub fn forward<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u
         Way::Kernel | Way::Unroutable => return target.names.stack,
         // The lookup has put the gateway, if there is one, in the destination's place.
         Way::Neighbour => frame.send_to_neighbour(route.interface, route.fib.family, &route.fib.destination),
-        Way::Frame => {
-            let Some(start) = pointer::<[u8; 12]>(frame, 0) else { return Outcome::DropRewrite };
-            let [first, second, third] = route.macs;
-            // SAFETY: `pointer` has checked the bounds.
-            unsafe {
-                write_32::<0>(start.cast(), first);
-                write_32::<4>(start.cast(), second);
-                write_32::<8>(start.cast(), third);
-            }
-            frame.send(route.interface);
-        }
+        Way::Frame if send(frame, route.interface, &route.macs).is_none() => return Outcome::DropRewrite,
+        Way::Frame => {}
     }
     target.names.direct
+}
+
+/// Sends a frame out through `interface` with these hardware addresses ([`NextHop::macs`]).
+#[inline(always)]
+pub fn send(frame: &impl Frame, interface: u32, macs: &[u32; 3]) -> Option<()> {
+    let start = pointer::<[u8; 12]>(frame, 0)?;
+    let [first, second, third] = *macs;
+    // SAFETY: `pointer` has checked the bounds.
+    unsafe {
+        write_32::<0>(start.cast(), first);
+        write_32::<4>(start.cast(), second);
+        write_32::<8>(start.cast(), third);
+    }
+    frame.send(interface);
+    Some(())
 }

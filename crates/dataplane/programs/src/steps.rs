@@ -14,7 +14,7 @@ use aya_ebpf::{
 use evenkeel_maps::{Outcome, Settings};
 
 use crate::{
-    arp, balance, datagram,
+    arp, balance, datagram, fast_path,
     frame::Frame,
     icmp,
     maps::{self, SETTINGS, Work},
@@ -69,6 +69,8 @@ macro_rules! steps {
 }
 
 steps! {
+    /// [`fast_path::carry`]
+    fast_path = tc_fast_path, xdp_fast_path: fast_path;
     /// [`arp::answer`]
     answer_arp = tc_answer_arp, xdp_answer_arp: answer_arp;
     /// [`icmp::ingress`]
@@ -181,6 +183,11 @@ fn used<T>(mut context: *mut T) -> *mut T {
     // SAFETY: it does nothing.
     unsafe { asm!("{0} = {0}", inout(reg) context, options(nomem, nostack, preserves_flags)) };
     context
+}
+
+#[inline(always)]
+fn fast_path<F: Frame>(frame: &F, _: &mut Work, settings: &Settings, now: u32) -> Step {
+    fast_path::carry(frame, settings, now)
 }
 
 #[inline(always)]

@@ -57,6 +57,12 @@ pub(super) struct Args {
     /// Begin with empty flow tables, instead of such as are full of connections that were never completed
     #[arg(long)]
     empty: bool,
+    /// One hook alone
+    #[arg(long, value_enum)]
+    hook: Option<Hook>,
+    /// One family alone
+    #[arg(long, value_enum)]
+    family: Option<Family>,
     /// A checkout of the prototype, to be built and measured side by side
     #[arg(long, value_name = "DIR")]
     prototype: Option<PathBuf>,
@@ -286,13 +292,15 @@ fn cases(args: &Args, object: &[u8], carrier: &Carrier, loaded: Option<&prototyp
         cases.push(Case { key, counted, before, feeder, packets, rewinds: !is_new });
         Ok(())
     };
-    for hook in [Hook::Xdp, Hook::Tc] {
-        for family in [Family::Ipv4, Family::Ipv6] {
+    let hooks = args.hook.map_or(vec![Hook::Xdp, Hook::Tc], |hook| vec![hook]);
+    let families = args.family.map_or(vec![Family::Ipv4, Family::Ipv6], |family| vec![family]);
+    for hook in hooks {
+        for family in families.iter().copied() {
             let key = Key { hook, family, traffic: None, forwarding: None, subject: Subject::Harness };
             add(key, None, carrier::service(family, Forwarding::Direct), Counted::Nowhere)?;
         }
         let program = carrier.program(hook)?;
-        for family in [Family::Ipv4, Family::Ipv6] {
+        for family in families.iter().copied() {
             let key = |traffic, forwarding| Key {
                 hook,
                 family,
