@@ -90,10 +90,13 @@ pub(crate) fn list(server: &Server, scope: &Scope, options: &ListOptions) -> Res
         return Ok(List { items: Vec::new(), revision, continues: String::new(), remaining: 0 });
     }
     let after = |key: &Key| start.as_ref().is_none_or(|start| key > start);
-    let from = if scope.namespace.is_empty() { None } else { Some((scope.namespace.clone(), String::new())) };
+    // One object is got, not looked for among all, as the real one does.
+    let one = scope.selector.name().filter(|_| !scope.namespace.is_empty());
+    let from = (scope.namespace.clone(), one.unwrap_or_default().to_owned());
     let selected = objects
-        .range(from.unwrap_or_default()..)
+        .range(from..)
         .take_while(|((namespace, _), _)| scope.namespace.is_empty() || *namespace == scope.namespace)
+        .take_while(|((_, name), _)| one.is_none_or(|one| name == one))
         .filter(|(key, stored)| after(key) && scope.selector.matches(&stored.value));
     let mut items: Vec<(Key, Arc<Stored>)> = Vec::new();
     let mut remaining = 0;

@@ -60,6 +60,11 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// The one name that is selected, if objects are selected by name.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.fields.iter().find_map(|(name, value, wanted)| (name == "metadata.name" && *wanted).then_some(&**value))
+    }
+
     /// Whether `object` is selected.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = at(object, &["metadata", "labels"]);
