@@ -396,7 +396,7 @@ impl Installed {
 /// carries all of them and until all are announced, what that takes in memory, and what is written.
 fn many_services(sandbox: &Sandbox) -> anyhow::Result<()> {
     let count = env::var(SERVICES).ok().map_or(Ok(100), |count| count.parse::<usize>().context(SERVICES))?;
-    let patience = SOON + Duration::from_millis(30) * u32::try_from(count)?;
+    let patience = SOON + Duration::from_millis(9) * u32::try_from(count)?;
     let mut installed = Installed::start(sandbox, 3, &[])?;
     // It gives its lease back.
     installed.controller.terminate(SOON)?;
@@ -453,11 +453,12 @@ fn many_services(sandbox: &Sandbox) -> anyhow::Result<()> {
         let Ok(status) = installed.cluster.status(node) else { return Ok(false) };
         Ok(status["frontends"].as_array().is_some_and(|frontends| frontends.len() >= count))
     };
-    wait(patience, "an agent carries all of them", || carries(0))?;
+    wait(patience, "an agent carries all of them", || carries(0)).with_context(|| installed.cluster.said())?;
     let carried = began.elapsed();
     let told = |installed: &Installed| wrote(installed, "evenkeel-agent", "servicel2statuses");
     // One write makes a status, another one says what it is; until then lists would be most of what the API does.
-    wait(patience, "all are announced", || Ok(told(&installed) >= 2 * u64::try_from(count)?))?;
+    wait(patience, "all are announced", || Ok(told(&installed) >= 2 * u64::try_from(count)?))
+        .with_context(|| format!("{} of {count} are told\n{}", told(&installed) / 2, installed.cluster.said()))?;
     wait(patience, "all are told", || {
         let statuses = installed.cluster.request("GET", STATUSES, None)?;
         let statuses = statuses["items"].as_array().into_iter().flatten();

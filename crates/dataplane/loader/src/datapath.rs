@@ -17,8 +17,8 @@ use aya::{
 use evenkeel_maps::{
     self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, Flow, FlowBucket, Frontend, FrontendKey,
     INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, Questions,
-    REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, TABLE_ROWS,
-    Traffic, Vip, WATCHED_BITS, WAYS, map, ticks,
+    REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, Traffic,
+    Vip, WATCHED_BITS, WAYS, map, ticks,
 };
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
@@ -227,7 +227,7 @@ impl DataPath {
         let mut vips: HashMap<_, Address, Vip> = take(&mut object, map::VIPS)?;
         let mut interfaces = shared(&mut object, map::INTERFACES, Some(INTERFACE_ROWS))?;
         let mut backends = shared(&mut object, map::BACKENDS, Some(MAX_BACKENDS))?;
-        let mut table = shared(&mut object, map::TABLE, Some(TABLE_ROWS))?;
+        let mut table = shared(&mut object, map::TABLE, None)?;
         let mut settings: SharedArray<Settings> = shared(&mut object, map::SETTINGS, Some(1))?;
         if let Some(former) = &former {
             former.copy(Fresh {

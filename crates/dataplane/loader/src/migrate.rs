@@ -18,7 +18,7 @@ use aya::{
 };
 use evenkeel_maps::{
     self as maps, Address, Backend, Flow, FlowBucket, Frontend, FrontendKey, INTERFACE_ROWS, MAX_BACKENDS, ReplyBucket,
-    Settings, TABLE_ROW, TABLE_ROWS, TCP, Vip, backend_state, ticks,
+    Settings, TABLE_ROW, TCP, Vip, backend_state, ticks,
 };
 
 use crate::{
@@ -103,11 +103,11 @@ impl Former {
         table: &mut SharedArray<[u32; TABLE_ROW]>,
     ) -> Result<(), Error> {
         let frontends = self.hash::<v1::FrontendKey, v1::Frontend>(map::FRONTENDS)?;
-        let former_table = self.shared::<[u32; TABLE_ROW]>(map::TABLE, TABLE_ROWS)?;
+        let former_table = self.shared::<[u32; TABLE_ROW]>(map::TABLE, v1::TABLE_ROWS)?;
         let (Some(frontends), Some(former_table)) = (frontends, former_table) else { return Ok(()) };
         for ((key, former), number) in frontends.iter().flatten().zip(0..) {
             let rows = Rows::of(former.table_row, former.table_size);
-            for row in (rows.first as usize..).take(rows.count as usize).take_while(|row| *row < TABLE_ROWS) {
+            for row in (rows.first as usize..).take(rows.count as usize).take_while(|row| *row < v1::TABLE_ROWS) {
                 table.write(row, former_table.read(row));
             }
             let frontend = Frontend {

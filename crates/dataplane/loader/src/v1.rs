@@ -7,6 +7,8 @@ use aya::Pod;
 
 /// The version.
 pub const VERSION: u32 = 1;
+/// Rows of its table map.
+pub(crate) const TABLE_ROWS: usize = 262_144;
 
 /// Key of the frontends map.
 #[repr(C)]
