@@ -339,6 +339,18 @@ impl Node {
     }
 
     /// Nothing is left of any flow, nor of a backend that is gone.
+    /// How many flows there are, how many entries the reply index has, and in how many of its buckets no other has room.
+    pub(crate) fn table_in_use(&mut self) -> anyhow::Result<[usize; 3]> {
+        let flows = self.data_path()?.flow_table().flows;
+        let (mut entries, mut full) = (0, 0);
+        for bucket in array::<ReplyBucket>(map::REPLIES)?.iter() {
+            let used = bucket?.entries.iter().filter(|entry| **entry != 0).count();
+            entries += used;
+            full += usize::from(used == ReplyBucket::ENTRIES);
+        }
+        Ok([usize::try_from(flows)?, entries, full])
+    }
+
     pub(crate) fn ensure_empty(&mut self) -> anyhow::Result<()> {
         let data_path = self.data_path()?;
         let tombstones = data_path.tombstones();

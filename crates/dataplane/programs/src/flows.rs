@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use evenkeel_maps::{
-    Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, Tuple, WAYS, place, ticks,
+    Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place, ticks,
 };
 
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
 
 /// Ways of the first bucket that are used before the second one is looked at: most flows are then found by one look.
 const COMFORTABLE: u32 = 12;
-/// A flow that is not established and has rested for so long is given up for a new one without a look at others, each of which
-/// would read a line that no cache holds. By then a client has sent its SYN three times.
+/// A flow that nobody waits for and that has rested for so long is given up for a new one without a look at others, each of
+/// which would read a line that no cache holds. By then a client has sent its SYN three times.
 const RESTED: u32 = 3 * ticks::SECOND;
 
 /// A record that matched, and what it said at that moment.
@@ -283,10 +283,11 @@ fn evict(index: u32, first: u32, now: u32) -> u32 {
         worst.write_volatile([0; 2]);
         for step in 0..WAYS as u32 {
             let way = (first + step) & (WAYS as u32 - 1);
-            let score = worthlessness(&*record(bucket, way), now);
+            let flow = &*record(bucket, way);
+            let score = worthlessness(flow, now);
             if score > (*worst)[1] && *tag_of(bucket, way) > FlowBucket::CLAIMED {
                 worst.write_volatile([way, score]);
-                if score > RESTED {
+                if score > RESTED && !is_handshake(flow) {
                     break;
                 }
             }
@@ -300,6 +301,12 @@ fn evict(index: u32, first: u32, now: u32) -> u32 {
         forget_reply(&*record(bucket, way), index * WAYS as u32 + way);
         index * WAYS as u32 + way
     }
+}
+
+/// Whether a backend has answered, and waits for what its client says to that.
+#[inline(always)]
+fn is_handshake(flow: &Flow) -> bool {
+    flow.protocol == TCP && flow.state & Flow::ANSWERED != 0 && !flow.is_closed()
 }
 
 /// How readily a record is given away; zero: not at all. What is over comes before what is not; among each, what has been

@@ -23,8 +23,9 @@ use crate::{
 };
 use model::Model;
 
-/// Flows that the table is made for.
-const TABLE: u32 = 65_536;
+/// Flows that the table is made for. Closed ones rest there for three sweeps, and connections that nobody hears of again for two
+/// hours, which are 248: nothing is to be given up for want of room.
+const TABLE: u32 = 262_144;
 /// Flows between two sweeps of the table; an agent sweeps every ten seconds.
 const BETWEEN_SWEEPS: u64 = 20_000;
 /// By how much everything is older after a sweep.
@@ -94,7 +95,14 @@ impl Summary {
 pub fn run(sandbox: &Sandbox, plan: Plan, progress: impl FnMut(&Summary) + Send) -> anyhow::Result<Summary> {
     Node::for_flows(sandbox, TABLE, |node| {
         let mut random = Random::new(plan.seed);
-        soak(node, plan, &mut random, progress).with_context(|| format!("seed {}", plan.seed))
+        let soaked = soak(node, plan, &mut random, progress);
+        soaked.or_else(|error| {
+            let mut outcomes = counted(node)?;
+            outcomes.retain(|_, count| *count > 0);
+            let [flows, entries, full] = node.table_in_use()?;
+            let table = format!("{flows} flows with {entries} reply entries, {full} reply buckets full");
+            Err(error.context(format!("seed {}, {table}, outcomes so far {outcomes:?}", plan.seed)))
+        })
     })
 }
 

@@ -195,7 +195,16 @@ impl Model {
     /// The client sends something.
     fn go_on(&mut self, node: &mut Node, at: usize) -> anyhow::Result<()> {
         if !self.packet(node, at, ACK)? {
+            self.give_up(node, at)?;
             self.flows.swap_remove(at);
+        }
+        Ok(())
+    }
+
+    /// Nobody answers the client any more, and it loses patience.
+    fn give_up(&mut self, node: &mut Node, at: usize) -> anyhow::Result<()> {
+        if self.services[self.flows[at].service].protocol == TCP {
+            self.packet(node, at, RST | ACK)?;
         }
         Ok(())
     }
@@ -208,6 +217,8 @@ impl Model {
             } else if self.packet(node, at, FIN | ACK)? && self.is_there(at) {
                 self.answer(node, at, FIN | ACK)?;
                 self.packet(node, at, ACK)?;
+            } else {
+                self.give_up(node, at)?;
             }
         }
         self.flows.swap_remove(at);
