@@ -263,7 +263,12 @@ fn walk(directory: &Path, above: &mut Vec<(u64, u64)>, files: &mut HashMap<OsStr
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if leads_nowhere(&error) => {
-                scanned.dangling |= is_link;
+                if is_link {
+                    scanned.dangling = true;
+                    if let Some(real) = would_appear_in(&path) {
+                        scanned.has_links(real);
+                    }
+                }
                 continue;
             }
             Err(error) => {
@@ -290,6 +295,16 @@ fn walk(directory: &Path, above: &mut Vec<(u64, u64)>, files: &mut HashMap<OsStr
 fn leads_nowhere(error: &io::Error) -> bool {
     const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(LOOP)
+}
+
+/// Where to wait for what a link that leads nowhere leads to: the nearest directory on the way there that exists.
+fn would_appear_in(link: &Path) -> Option<PathBuf> {
+    let mut target = link.to_owned();
+    for _ in 0..MAX_DEPTH {
+        let Ok(next) = fs::read_link(&target) else { break };
+        target = target.parent()?.join(next);
+    }
+    target.ancestors().skip(1).find_map(|above| fs::canonicalize(above).ok().filter(|above| above.is_dir()))
 }
 
 /// Watch where a file really is, so that writing to it is noticed.

@@ -335,6 +335,28 @@ proptest! {
     }
 }
 
+/// Where names are hidden and nothing else is looked for.
+#[test]
+fn what_a_link_leads_to_is_seen_wherever_it_appears() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    symlink("..v/w/a.yaml", path("l.yaml")).unwrap();
+    let mut watcher = Watcher::new(vec![directory.path().to_owned()]).unwrap();
+    watcher.look(Duration::ZERO);
+    for step in 0..3 {
+        match step {
+            0 => fs::create_dir(path("..v")),
+            1 => fs::create_dir(path("..v/w")),
+            _ => fs::write(path("..v/w/a.yaml"), pool("a", "10.0.0.0/24")),
+        }
+        .unwrap();
+        while watcher.writers.has_news() {
+            watcher.look(Duration::ZERO);
+        }
+    }
+    assert_eq!(watcher.catalog.world().pools.len(), 1);
+}
+
 #[test]
 fn a_change_of_one_file_is_no_look_at_the_others() {
     let directory = tempfile::tempdir().unwrap();
