@@ -19,7 +19,7 @@ use std::path::Path;
 use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
 use evenkeel_manifest::{Text, yaml};
 
-use read::{Field, Findings as _, Reader};
+use read::{Field, Finding, Findings as _, Reader};
 use setup::Setup;
 
 /// Most bytes that are read.
@@ -72,9 +72,7 @@ pub fn import(format: Format, file: &Path, content: &[u8], options: &Options) ->
     for chunk in &chunks {
         match chunk.parse() {
             Ok(root) => roots.extend(root),
-            Err(error) => {
-                reader.report(Severity::Error, error.reason, error.at, "", error.message, error.remedy.to_owned());
-            }
+            Err(error) => reader.not_yaml(error),
         }
     }
     let setup = match roots.as_slice() {
@@ -87,7 +85,8 @@ pub fn import(format: Format, file: &Path, content: &[u8], options: &Options) ->
         [_, second, ..] => {
             let message = "a configuration is one document".to_owned();
             let remedy = "give each configuration in a file of its own".to_owned();
-            reader.report(Severity::Error, "unexpected_document", second.at, "", message, remedy);
+            let (severity, reason) = (Severity::Error, "unexpected_document");
+            reader.report(Finding { severity, reason, at: second.at, path: "", message, remedy });
             None
         }
     };

@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use evenkeel_manifest::Text;
 use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
-pub(crate) use evenkeel_manifest::field::{Field, Fields, Findings};
+pub(crate) use evenkeel_manifest::field::{Field, Fields, Finding, Findings};
 use evenkeel_manifest::words::{MAX_MESSAGE, cut, shortened};
 use evenkeel_manifest::yaml::Value;
-use evenkeel_manifest::{Position, Text};
 
 /// Most findings that are kept.
 const MAX_FINDINGS: usize = 1000;
@@ -54,15 +54,8 @@ impl<'t> Reader<'t> {
 }
 
 impl Findings for Reader<'_> {
-    fn report(
-        &mut self,
-        severity: Severity,
-        reason: &'static str,
-        at: Position,
-        path: &str,
-        message: String,
-        remedy: String,
-    ) {
+    fn report(&mut self, finding: Finding<'_>) {
+        let Finding { severity, reason, at, path, message, remedy } = finding;
         self.push(Diagnostic {
             location: Location { file: self.file.to_owned(), line: at.line, column: at.column },
             field: cut(path, MAX_PATH),
@@ -140,7 +133,8 @@ impl<'n> Mapping<'n> for Fields<'n> {
         if field.is_none() {
             let path = self.path_of(key);
             let message = format!("`{path}` is missing");
-            reader.report(Severity::Error, "missing_field", self.at, &path, message, remedy.to_owned());
+            let (severity, reason, remedy) = (Severity::Error, "missing_field", remedy.to_owned());
+            reader.report(Finding { severity, reason, at: self.at, path: &path, message, remedy });
         }
         field
     }

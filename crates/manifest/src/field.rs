@@ -4,20 +4,35 @@ use std::cell::RefCell;
 
 use crate::diagnostic::Severity;
 use crate::words::{close_to, shortened};
-use crate::yaml::{Entry, Node, Position, Scalar, Value};
+use crate::yaml::{Entry, Node, Position, Scalar, Value, YamlError};
+
+/// Something that is wrong with a field.
+#[derive(Clone, Debug)]
+pub struct Finding<'p> {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// Where.
+    pub at: Position,
+    /// The field's path; empty: the file as a whole.
+    pub path: &'p str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
 
 /// Takes what is found wrong.
 pub trait Findings {
-    /// A finding about the field with this path, at this place.
-    fn report(
-        &mut self,
-        severity: Severity,
-        reason: &'static str,
-        at: Position,
-        path: &str,
-        message: String,
-        remedy: String,
-    );
+    /// Takes it.
+    fn report(&mut self, finding: Finding<'_>);
+
+    /// A document cannot be read at all.
+    fn not_yaml(&mut self, error: YamlError) {
+        let YamlError { at, reason, message, remedy } = error;
+        self.report(Finding { severity: Severity::Error, reason, at, path: "", message, remedy: remedy.to_owned() });
+    }
 
     /// An error in a field.
     fn error(
@@ -27,7 +42,8 @@ pub trait Findings {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.report(Severity::Error, reason, field.at, &field.path, message.into(), remedy.into());
+        let (message, remedy) = (message.into(), remedy.into());
+        self.report(Finding { severity: Severity::Error, reason, at: field.at, path: &field.path, message, remedy });
     }
 
     /// A warning about a field.
@@ -38,7 +54,8 @@ pub trait Findings {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.report(Severity::Warning, reason, field.at, &field.path, message.into(), remedy.into());
+        let (message, remedy) = (message.into(), remedy.into());
+        self.report(Finding { severity: Severity::Warning, reason, at: field.at, path: &field.path, message, remedy });
     }
 }
 

@@ -25,7 +25,7 @@ use evenkeel_plan::world::{Kind, Object, ObjectKey};
 
 use self::object::labels;
 pub(crate) use self::object::version;
-use self::read::{Findings as _, Reader};
+use self::read::{Finding, Findings as _, Reader};
 use evenkeel_manifest::diagnostic::{Diagnostic, Severity};
 pub(crate) use evenkeel_manifest::words::{MAX_MESSAGE, cut};
 use evenkeel_manifest::yaml::{self, Entry, Node, Value};
@@ -109,7 +109,7 @@ pub fn parse(file: &Path, content: &[u8]) -> Parsed {
             Err(error) => {
                 let mut reader = Reader::new(file, &shown);
                 reader.secret = mentions_secret(chunk.text);
-                reader.report(Severity::Error, error.reason, error.at, "", error.message, error.remedy.to_owned());
+                reader.not_yaml(error);
                 parsed.incomplete = true;
                 parsed.take_findings(reader);
             }
@@ -139,7 +139,8 @@ pub fn of_api(kind: Kind, object: &serde_json::Value) -> Parsed {
             let message = format!("nested deeper than {} levels", json::MAX_DEPTH);
             let remedy = "remove what is nested so deeply".to_owned();
             reader.kind = kind.to_string();
-            reader.report(Severity::Error, "too_deep", json::NOWHERE, "", message, remedy);
+            let (severity, reason, at) = (Severity::Error, "too_deep", json::NOWHERE);
+            reader.report(Finding { severity, reason, at, path: "", message, remedy });
             parsed.take_findings(reader);
         }
     }

@@ -1,7 +1,7 @@
 //! Objects of kinds that are not part of the World.
 
 use super::object::KINDS;
-use super::read::{Reader, distance, shortened};
+use super::read::{Finding, Reader, distance, shortened};
 use super::yaml::{Entry, Node, Value};
 use super::{MAX_FINDINGS, Parsed, add};
 use crate::diagnostic::Severity;
@@ -28,7 +28,7 @@ pub(super) fn skip(parsed: &mut Parsed, reader: &Reader<'_>, root: &Node, versio
         parsed.left_out = add(parsed.left_out, (severity, 1));
         return;
     }
-    let diagnostic = || reader.diagnostic(severity, reason, at, "kind", message, remedy);
+    let diagnostic = || reader.diagnostic(Finding { severity, reason, at, path: "kind", message, remedy });
     parsed.skipped.entry(what).or_insert_with(diagnostic);
 }
 

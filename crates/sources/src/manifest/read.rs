@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use evenkeel_manifest::Text;
 use evenkeel_manifest::diagnostic::{Diagnostic, Location, Severity};
-pub(super) use evenkeel_manifest::field::{Field, Fields, Findings};
+pub(super) use evenkeel_manifest::field::{Field, Fields, Finding, Findings};
 pub(super) use evenkeel_manifest::words::{MAX_MESSAGE, close_to, cut, distance, shortened};
-use evenkeel_manifest::yaml::{Position, Scalar};
+use evenkeel_manifest::yaml::Scalar;
 use evenkeel_plan::selector::Labels;
 
 use super::duration::{self, DurationError};
@@ -40,7 +40,14 @@ impl Reader<'_> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.report(Severity::Error, "missing_field", fields.at, &fields.path_of(key), message.into(), remedy.into());
+        self.report(Finding {
+            severity: Severity::Error,
+            reason: "missing_field",
+            at: fields.at,
+            path: &fields.path_of(key),
+            message: message.into(),
+            remedy: remedy.into(),
+        });
     }
 
     /// Whether further findings are only counted.
@@ -48,15 +55,8 @@ impl Reader<'_> {
         self.diagnostics.len() >= MAX_FINDINGS
     }
 
-    pub(super) fn diagnostic(
-        &self,
-        severity: Severity,
-        reason: &'static str,
-        at: Position,
-        path: &str,
-        message: String,
-        remedy: String,
-    ) -> Diagnostic {
+    pub(super) fn diagnostic(&self, finding: Finding<'_>) -> Diagnostic {
+        let Finding { severity, reason, at, path, message, remedy } = finding;
         Diagnostic {
             location: Location { file: self.file.to_owned(), line: at.line, column: at.column },
             severity,
@@ -72,18 +72,11 @@ impl Reader<'_> {
 }
 
 impl Findings for Reader<'_> {
-    fn report(
-        &mut self,
-        severity: Severity,
-        reason: &'static str,
-        at: Position,
-        path: &str,
-        message: String,
-        remedy: String,
-    ) {
+    fn report(&mut self, finding: Finding<'_>) {
+        let severity = finding.severity;
         self.failed |= severity == Severity::Error;
         if !self.is_full() {
-            self.diagnostics.push(self.diagnostic(severity, reason, at, path, message, remedy));
+            self.diagnostics.push(self.diagnostic(finding));
         } else {
             self.left_out = add(self.left_out, (severity, 1));
         }
