@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod fuzz_packets;
 mod image;
+mod machine;
 mod scenarios;
 mod soak;
 

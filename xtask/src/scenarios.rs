@@ -1,16 +1,15 @@
 //! The scenarios of the promise, Evenkeel and its peers in one run.
 
-use std::{
-    env,
-    path::PathBuf,
-    process::{self, Command},
-};
+use std::{env, path::PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use evenkeel_lab::{Sandbox, find_program};
+use evenkeel_lab::Sandbox;
 use evenkeel_scenarios::{Options, Scenario, capture, cases};
 
-use crate::bench::{target_directory, write_report};
+use crate::{
+    bench::{target_directory, write_report},
+    machine,
+};
 
 /// Rolling replacements, deaths, restarts and upgrades under load, judged (needs root).
 #[derive(clap::Args)]
@@ -44,7 +43,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let program = args.evenkeel.clone().unwrap_or_else(|| target.join("release/evenkeel"));
     let file = args.report.clone().unwrap_or_else(|| target.join("scenarios/report.json"));
     ensure!(program.is_file(), "{} does not exist: `cargo build --release -p evenkeel` makes it", program.display());
-    go_first();
+    let _awake = machine::keep_awake();
+    machine::go_first();
     let sandbox = Sandbox::enter()?;
     if args.capture {
         println!("{}", capture(&program, &sandbox)?);
@@ -62,14 +62,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("did not pass: {}", names.join(", "));
     }
     Ok(())
-}
-
-/// Gives the whole lab real-time priority, prober, servers and subjects alike: what else the machine does is then less in its
-/// way. What starts from here on inherits it.
-fn go_first() {
-    let asked = find_program("chrt", "util-linux")
-        .map(|chrt| Command::new(chrt).args(["--rr", "--pid", "1", &process::id().to_string()]).status());
-    if !matches!(asked, Ok(Ok(status)) if status.success()) {
-        eprintln!("without real-time priority: what else the machine does will disturb the measurement more");
-    }
 }

@@ -1,13 +1,14 @@
 //! This version takes over from version 1 of the maps, whose real object carries the traffic before.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use evenkeel_lab::{
-    Sandbox,
+    Load, Sandbox,
     topology::{NODE_NAME, POD_BRIDGE, UPLINK},
 };
 use evenkeel_maps::{self as maps, UDP_SESSION_DATAGRAMS};
+use evenkeel_probe::{Close, Config, Lane, LaneKind};
 use evenkeel_scenarios::{
     attached::{Attached, pin_directory},
     version_1,
@@ -25,6 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("migration::flows_of_version_1_go_on_at_tcx", |sandbox| flows_go_on(sandbox, "tcx")),
     ("migration::flows_of_version_1_go_on_at_clsact", |sandbox| flows_go_on(sandbox, "clsact")),
     ("migration::a_hook_may_change_with_the_version", a_hook_may_change_with_the_version),
+    ("migration::flows_of_the_moment_go_on_at_tcx", |sandbox| flows_of_the_moment_go_on(sandbox, "tcx", "direct")),
+    ("migration::flows_of_the_moment_go_on_at_clsact", |sandbox| flows_of_the_moment_go_on(sandbox, "clsact", "stack")),
     ("migration::what_is_carried_needs_no_manifests", what_is_carried_needs_no_manifests),
     ("migration::an_agent_of_version_1_at_work_is_left_alone", an_agent_at_work_is_left_alone),
     ("migration::a_newer_version_is_not_worked_beside", a_newer_version_is_not_worked_beside),
@@ -34,6 +37,9 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Long-lived connections: with two backends, they cannot all meet theirs again by chance.
 const SESSIONS: usize = 20;
+/// Requests a second: some are always under way.
+const MANY: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 const INTERFACES: [&str; 2] = [UPLINK, POD_BRIDGE];
 
 /// Connections and a UDP session through version 1, each with the server it met.
@@ -93,6 +99,22 @@ fn a_hook_may_change_with_the_version(sandbox: &Sandbox) -> anyhow::Result<()> {
     let _agent = world.run()?;
     Attached::of(&world.lab.node)?.ensure_one_program("clsact")?;
     flows.go_on()?;
+    world.ensure_no_drops()
+}
+
+/// Nothing is lost of what begins, goes on and ends while the programs of either version see some of its packets.
+fn flows_of_the_moment_go_on(sandbox: &Sandbox, hook: &'static str, forwarding: &'static str) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup { hook, forwarding, ..Setup::default() })?;
+    start_version_1(&world, hook)?;
+    let lanes = [(LaneKind::TcpEcho, TCP), (LaneKind::Udp, UDP)]
+        .map(|(kind, port)| Lane::to(kind, SocketAddr::from(vip(port)), MANY));
+    let mut config = Config::new(lanes.into(), LOAD_LIMIT);
+    config.close = Close::Fin;
+    let load = Load::start(&world.lab.client, config)?;
+    world::go_on(&load, 1_000)?;
+    let _agent = world.run()?;
+    world::go_on(&load, 1_000)?;
+    world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
 }
 

@@ -220,6 +220,10 @@ impl DataPath {
         let buckets = buckets(options.flows);
         loader.map_max_entries(map::FLOWS, buckets);
         loader.map_max_entries(map::REPLIES, buckets * REPLY_BUCKETS);
+        let former_flows = former.as_ref().map(Former::flow_table).transpose()?.flatten();
+        if let Some(pin) = &former_flows {
+            loader.map_pin_path(map::V1_FLOWS, pin);
+        }
         let mut object = loader.load(OBJECT)?;
         hook::load_programs(&mut object, &options.hooks)?;
 
@@ -249,7 +253,7 @@ impl DataPath {
         let flow_buckets: SharedArray<FlowBucket> = shared(&mut object, map::FLOWS, None)?;
         let replies = shared(&mut object, map::REPLIES, Some(flow_buckets.count() * REPLY_BUCKETS_PER_FLOW_BUCKET))?;
         let sources = set_sources(&mut object, &options.sources)?;
-        let seed = set_settings(&mut settings, options, flow_buckets.count(), &sources);
+        let seed = set_settings(&mut settings, options, flow_buckets.count(), &sources, former_flows.is_some());
         let mut watched = Watched::adopt(shared(&mut object, map::WATCHED, Some(WATCHED_BITS / 64))?);
         carried.keys().for_each(|key| watched.add(&key.address));
         present_vips.keys().for_each(|vip| watched.add(vip));
@@ -346,8 +350,21 @@ impl DataPath {
             former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
             former.remove()?;
             self.former = None;
+            self.end_takeover();
         }
         Ok(())
+    }
+
+    /// No program of version 1 sees packets any more.
+    fn end_takeover(&self) {
+        let word = |settings: Settings| {
+            let Settings { sources_v4, sources_v6, rescue_tries, takes_over, .. } = settings;
+            u32::from_ne_bytes([sources_v4, sources_v6, rescue_tries, takes_over])
+        };
+        // This word alone, for the same reason as in `forget_next_hops`.
+        let present = self.settings.read(0);
+        let ended = Settings { takes_over: 0, ..present };
+        self.settings.exchange(0, offset_of!(Settings, sources_v4), word(present), word(ended));
     }
 
     fn rows(&self) -> impl Iterator<Item = (usize, maps::Interface)> + '_ {
@@ -974,7 +991,13 @@ fn set_sources(object: &mut Ebpf, wanted: &[IpAddr]) -> Result<Vec<Address>, Err
 
 /// Writes the settings, and returns the hash seed: that of the pinned map if it has one, because flows must keep their
 /// places and backends across a restart.
-fn set_settings(map: &mut SharedArray<Settings>, options: &Options, buckets: usize, sources: &[Address]) -> u64 {
+fn set_settings(
+    map: &mut SharedArray<Settings>,
+    options: &Options,
+    buckets: usize,
+    sources: &[Address],
+    takes_over: bool,
+) -> u64 {
     let present = map.read(0);
     let hash_seed = if present.hash_seed == 0 { options.hash_seed } else { present.hash_seed };
     let count = |rows: &[Address]| {
@@ -995,7 +1018,7 @@ fn set_settings(map: &mut SharedArray<Settings>, options: &Options, buckets: usi
             sources_v4: count(v4),
             sources_v6: count(v6),
             rescue_tries: options.rescue_tries.min(RESCUE_TRIES),
-            pad: 0,
+            takes_over: takes_over.into(),
             jiffy_ns: jiffy_ns(),
         },
     );

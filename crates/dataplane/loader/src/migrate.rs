@@ -2,7 +2,7 @@
 //!
 //! [`Former::copy`] and [`Former::copy_flows`] run while the former programs still see the packets, [`Former::hand_over_links`]
 //! makes the links this version's, so that attaching replaces the programs in them, and a second [`Former::copy_flows`] fetches
-//! what came in between. [`Former::remove`] ends it. An agent that dies in between leaves the former pins, and the next one
+//! what came in between. Until then the programs keep both flow tables. [`Former::remove`] ends it. An agent that dies in between leaves the former pins, and the next one
 //! goes on: nothing of this does harm when it is done twice.
 
 use std::{
@@ -10,6 +10,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
+    path::PathBuf,
 };
 
 use aya::{
@@ -56,6 +57,23 @@ impl Former {
     /// [`Error::Locked`] when an agent of that version drives them.
     pub(crate) fn find(node: &str) -> Result<Option<Self>, Error> {
         Ok(Pins::lock_version(node, v1::VERSION)?.map(|pins| Self { pins }))
+    }
+
+    /// The pin of its flow table, which the programs of this version go on with meanwhile. `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// When it has another layout than version 1 gave it.
+    pub(crate) fn flow_table(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(self.flows()?.map(|_| self.pins.map(map::FLOWS)))
+    }
+
+    fn flows(&self) -> Result<Option<MapData>, Error> {
+        let Some(flows) = self.map(map::FLOWS)? else { return Ok(None) };
+        let info = flows.info().map_err(map_error(map::FLOWS))?;
+        if (info.key_size() as usize, info.value_size() as usize) != (size_of::<v1::FlowKey>(), size_of::<v1::Flow>()) {
+            return Err(Error::OtherLayout(map::FLOWS));
+        }
+        Ok(Some(flows))
     }
 
     /// Copies everything but the flows, unless this version has begun to work by itself. Backends keep their slots and
@@ -138,11 +156,7 @@ impl Former {
         B: Elements<Backend>,
     {
         let former_backends = self.shared::<v1::Backend>(map::BACKENDS, MAX_BACKENDS)?;
-        let (Some(former_backends), Some(flows)) = (former_backends, self.map(map::FLOWS)?) else { return Ok(()) };
-        let info = flows.info().map_err(map_error(map::FLOWS))?;
-        if (info.key_size() as usize, info.value_size() as usize) != (size_of::<v1::FlowKey>(), size_of::<v1::Flow>()) {
-            return Err(Error::OtherLayout(map::FLOWS));
-        }
+        let (Some(former_backends), Some(flows)) = (former_backends, self.flows()?) else { return Ok(()) };
         let mut forward: Vec<(v1::FlowKey, v1::Flow)> = Vec::new();
         let mut replies: StdHashMap<v1::FlowKey, u64> = StdHashMap::new();
         batch::for_each(flows.fd().as_fd(), |key: &v1::FlowKey, flow: &v1::Flow| {

@@ -1,9 +1,10 @@
-//! The maps of version 1, as that version laid them out. Nothing writes them any more: they are read once, when this version
-//! takes over.
+//! The maps of version 1, as that version laid them out. They are read once, when this version takes over; its flow table is
+//! read and written by the programs meanwhile ([`evenkeel_maps::v1`]).
 //!
-//! Version 1 knew IPv4 alone. Its flow table was a hash map with one entry for each direction of a flow.
+//! Version 1 knew IPv4 alone.
 
 use aya::Pod;
+pub use evenkeel_maps::v1::{Flow, FlowKey};
 
 /// The version.
 pub const VERSION: u32 = 1;
@@ -56,59 +57,6 @@ pub struct Backend {
     pub pad: u32,
 }
 
-/// Key of the flow table: a packet's five-tuple in the direction in which it is seen.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Source address.
-    pub source: [u8; 4],
-    /// Destination address.
-    pub destination: [u8; 4],
-    /// Source port, big-endian.
-    pub source_port: [u8; 2],
-    /// Destination port, big-endian.
-    pub destination_port: [u8; 2],
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-/// One direction of a flow.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// `CLOCK_MONOTONIC` nanoseconds of the last packet.
-    pub last_seen: u64,
-    /// The backend ([`Flow::FORWARD`]) or the VIP ([`Flow::REPLY`]).
-    pub address: [u8; 4],
-    /// Its port, big-endian.
-    pub port: [u8; 2],
-    /// [`Flow::FORWARD`] or [`Flow::REPLY`].
-    pub direction: u8,
-    /// Bits for both FINs and a reset, as in [`evenkeel_maps::Flow`]; on the forward entry.
-    pub state: u8,
-    /// Backend slot.
-    pub backend: u32,
-    /// [`Backend::generation`] at the time of the pick.
-    pub generation: u32,
-    /// TCP initial sequence number of the client's SYN, as on the wire; zero when the flow was picked up mid-stream.
-    pub initial_sequence: [u8; 4],
-    /// [`Backend::flags`] at the time of the pick.
-    pub flags: u8,
-    /// Datagrams from the client without a long pause between them.
-    pub datagrams: u8,
-    /// Zero.
-    pub pad: [u8; 2],
-}
-
-impl Flow {
-    /// Client to VIP.
-    pub const FORWARD: u8 = 0;
-    /// Backend to client.
-    pub const REPLY: u8 = 1;
-}
-
 /// Value of the interfaces map, keyed by interface index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +84,7 @@ macro_rules! plain {
         unsafe impl Pod for $type {}
     )+ };
 }
-plain!(FrontendKey, Frontend, Backend, FlowKey, Flow, Interface, Settings);
+plain!(FrontendKey, Frontend, Backend, Interface, Settings);
 
 /// Names of its maps, as in its object and as pinned.
 pub mod map {
@@ -169,8 +117,6 @@ mod tests {
         assert_eq!(size_of::<FrontendKey>(), 8);
         assert_eq!(size_of::<Frontend>(), 12);
         assert_eq!(size_of::<Backend>(), 24);
-        assert_eq!(size_of::<FlowKey>(), 16);
-        assert_eq!(size_of::<Flow>(), 32);
         assert_eq!(size_of::<Interface>(), 8);
     }
 }

@@ -13,6 +13,7 @@ mod flow;
 mod hash;
 mod outcome;
 mod rescue;
+pub mod v1;
 
 pub use address::Address;
 pub use flow::{Flow, FlowBucket, ReplyBucket, Tuple, WAYS};
@@ -144,7 +145,9 @@ plain!(
     Limit,
     SourceRange,
     RefusalKey,
-    SavedSyn
+    SavedSyn,
+    v1::FlowKey,
+    v1::Flow
 );
 
 /// Key of the frontends map.
@@ -482,8 +485,8 @@ pub struct Settings {
     /// How often a connection that its backend refused is brought to another one; zero: neither connections nor datagrams
     /// are.
     pub rescue_tries: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Not zero: programs of version 1 may still see some of the packets ([`v1`]).
+    pub takes_over: u8,
     /// Nanoseconds in a jiffy, by which the kernel counts time where the programs can read it without a call.
     pub jiffy_ns: u64,
 }
@@ -535,6 +538,9 @@ pub mod map {
     pub const REFUSALS: &str = "REFUSALS";
     /// Zero to [`Settings`](crate::Settings); shared memory.
     pub const SETTINGS: &str = "SETTINGS";
+    /// [`v1::FlowKey`](crate::v1::FlowKey) to [`v1::Flow`](crate::v1::Flow): the flow table of version 1 while this version
+    /// takes over, otherwise one of a single entry that nobody uses; not pinned.
+    pub const V1_FLOWS: &str = "V1_FLOWS";
     /// All that are pinned. What only one CPU remembers for a moment is not.
     pub const ALL: [&str; 22] = [
         FRONTENDS,

@@ -138,6 +138,9 @@ fn unbalanced(packet: &Packet) -> Outcome {
 /// Where a packet goes, into `work.target`; or what becomes of it instead.
 #[inline(always)]
 pub fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> Result<(), Outcome> {
+    if settings.takes_over != 0 {
+        steps::adopt(work, now);
+    }
     let hash = work.packet.tuple.hash(settings.hash_seed);
     let mut found = Found::NOTHING;
     let mut is_stale = false;
@@ -521,7 +524,7 @@ pub fn flow_flags(backend: &Backend, rewrites_source: bool, from_host: bool) -> 
 #[inline(never)]
 fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result<(), Outcome> {
     let Some(settings) = SETTINGS.get(0) else { return Err(Outcome::PassNotVip) };
-    let Work { packet, target, flow, reply, .. } = work;
+    let Work { flow, reply, .. } = &*work;
     let inserted = match stale {
         Some(found) => flows::replace(found, flow, reply, settings),
         None => flows::insert(flow, reply, settings, hash, now),
@@ -529,6 +532,10 @@ fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result
     if inserted.is_none() {
         return Err(maps::refuse(work.frontend.number, Outcome::DropFlowTable));
     }
+    if settings.takes_over != 0 {
+        steps::tell(work, now);
+    }
+    let Work { packet, target, flow, .. } = work;
     count_traffic(flow.backend, packet.frame_length, true);
     target.names = if flow.protocol == TCP && !packet.opens() { FORWARD_MIDSTREAM } else { FORWARD_NEW };
     if aim(work) { Ok(()) } else { Err(Outcome::DropSourcePorts) }
@@ -694,6 +701,10 @@ pub fn leaving_ports(frame: &impl Frame, work: &mut Work, settings: &Settings, n
         Transport::LaterFragment => fragment::recall(packet, now),
         _ => return Err(Outcome::PassEgress),
     }
+    if settings.takes_over != 0 {
+        steps::adopt(work, now);
+    }
+    let packet = &work.packet;
     let mut found = Found::NOTHING;
     if !flows::find_reply(&packet.tuple, settings, &mut found) {
         if to_own_vip && maps::is_owned_on(&packet.tuple.destination, &interface) && settings.mode == mode::ACTIVE {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `balance` decides on the maps (`flows` is the flow table), `send` finds the way out, `rewrite` changes headers; `icmp`,
-//! `ndp`, `fragment`, `refuse` and `rescue` are the rarer ways. All of it is written once for every hook, on top of `frame`; the
+//! `ndp`, `fragment`, `refuse`, `rescue` and `takeover` are the rarer ways. All of it is written once for every hook, on top of `frame`; the
 //! functions that the verifier takes one by one are listed in `steps`. This file counts the outcome and turns it into the
 //! hook's verdict.
 #![no_std]
@@ -38,6 +38,7 @@ mod rewrite;
 mod send;
 mod source;
 mod steps;
+mod takeover;
 mod tc;
 mod word;
 mod xdp;

@@ -11,7 +11,7 @@ use evenkeel_maps::{
     FragmentPorts, Frontend, FrontendKey, INTERFACE_ROWS, Interface, Limit, MAX_BACKENDS, MAX_FRAGMENTED,
     MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCE_RANGES, MAX_SOURCES, MAX_VIPS, NEXT_HOPS, NextHop, Outcome, Questions,
     REPLY_BUCKETS_PER_FLOW_BUCKET, RefusalKey, ReplyBucket, SAVED_SYNS as SAVED, SavedSyn, Settings, SourceRange,
-    TABLE_ROW, TABLE_ROWS, TRIED, Traffic, Tuple, Vip, WATCHED_BITS, address_bit,
+    TABLE_ROW, TABLE_ROWS, TRIED, Traffic, Tuple, Vip, WATCHED_BITS, address_bit, v1,
 };
 
 use crate::{
@@ -68,6 +68,10 @@ pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 pub static REFUSALS: HashMap<RefusalKey, u64, MAX_FRONTENDS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1, SHARED> = Array::new();
+
+/// Version 1's flow table while this version takes over.
+#[btf_map]
+pub static V1_FLOWS: LruHashMap<v1::FlowKey, v1::Flow, 1> = LruHashMap::new();
 
 /// What one CPU remembers for a moment; not pinned.
 #[btf_map]

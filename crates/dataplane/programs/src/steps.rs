@@ -20,7 +20,7 @@ use crate::{
     maps::{self, SETTINGS, Work},
     refuse,
     rescue::{self, Hook},
-    send, source,
+    send, source, takeover,
     tc::SocketBuffer,
     word::unknown,
     xdp::DriverBuffer,
@@ -126,12 +126,22 @@ macro_rules! questions {
     };
 }
 
-// What is asked for each of several backends and ports, and takes no frame.
+// What is asked for each of several backends and ports, or seldom, and takes no frame.
 questions! {
     /// [`balance::is_taken`]
     is_taken = reply_is_taken: balance::is_taken;
     /// [`source::is_free`]
     is_free = port_is_free: source::is_free;
+    /// [`takeover::adopt`]
+    adopt = adopt_flow: takeover::adopt;
+    /// [`takeover::recall`]
+    recall = recall_flow: takeover::recall;
+    /// [`takeover::is_known`]
+    is_known = flow_is_known: takeover::is_known;
+    /// [`takeover::enter`]
+    enter = enter_flow: takeover::enter;
+    /// [`takeover::tell`]
+    tell = tell_version_1: takeover::tell;
 }
 
 /// [`datagram::is_avoided`]
