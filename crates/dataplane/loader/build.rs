@@ -18,5 +18,6 @@ fn main() -> anyhow::Result<()> {
     let object = evenkeel_builder::object(&workspace, &target, choice.as_deref())?;
     println!("cargo::rustc-env=EVENKEEL_BPF_OBJECT={}", object.path.display());
     println!("cargo::rustc-env=EVENKEEL_BPF_COMPILER={}", object.compiler);
+    println!("cargo::rustc-env=EVENKEEL_BPF_DIGEST={}", &evenkeel_builder::file_digest(&object.path)?[..16]);
     Ok(())
 }

@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::PathBuf,
     time::Instant,
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Sandbox,
     deployment::SERVICE_FILE,
@@ -38,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
         an_interface_no_longer_given_is_detached(sandbox, "clsact")
     }),
     ("lifecycle::a_restart_with_a_broken_manifest_keeps_what_is_carried", a_restart_with_a_broken_manifest),
+    ("lifecycle::a_restart_goes_on_with_what_is_loaded_at_tcx", |sandbox| goes_on_with_what_is_loaded(sandbox, "tcx")),
+    ("lifecycle::a_restart_goes_on_with_what_is_loaded_at_clsact", |sandbox| {
+        goes_on_with_what_is_loaded(sandbox, "clsact")
+    }),
     ("lifecycle::a_second_run_is_refused", a_second_run_is_refused),
     ("lifecycle::the_verifier_has_little_to_do", the_verifier_has_little_to_do),
 ];
@@ -65,6 +70,38 @@ fn a_killed_agent_breaks_nothing(sandbox: &Sandbox, hook: &'static str) -> anyho
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()?;
     Attached::of(&world.lab.node)?.ensure_adopted(&before, hook)
+}
+
+/// The verifier has its turn once for each object: the same programs stay, and those of another object are replaced.
+fn goes_on_with_what_is_loaded(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup { hook, ..Setup::default() })?;
+    let before = Attached::of(&world.lab.node)?;
+    agent.signal(Signal::KILL)?;
+    agent.wait(STOP)?;
+    let agent = world.run()?;
+    let after = Attached::of(&world.lab.node)?;
+    ensure!(after == before, "loaded again: {before:?}, {after:?}");
+    client::get(&world.lab.client, vip(HTTP))?;
+
+    // As if it were another object's.
+    ensure!(agent.terminate(STOP)?.success());
+    let programs = pinned_programs(&world)?;
+    ensure!(programs.len() == 3, "{programs:?}");
+    for program in &programs {
+        let name = program.to_string_lossy();
+        let (name, digest) = name.rsplit_once('-').context("no digest")?;
+        fs::rename(program, format!("{name}-{}", digest.chars().rev().collect::<String>()))?;
+    }
+    let _agent = world.run()?;
+    Attached::of(&world.lab.node)?.ensure_replaced(&before, hook)?;
+    ensure!(pinned_programs(&world)? == programs, "other pins: {:?}", pinned_programs(&world)?);
+    client::get(&world.lab.client, vip(HTTP))?;
+    world.ensure_no_drops()
+}
+
+fn pinned_programs(world: &World) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let pins = attached::pins(&world.lab.node)?;
+    Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("/program-")).collect())
 }
 
 fn sigterm_leaves_the_path_up(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {

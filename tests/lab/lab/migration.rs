@@ -78,7 +78,7 @@ fn flows_go_on(sandbox: &Sandbox, hook: &'static str) -> anyhow::Result<()> {
     before.ensure_one_program(hook)?;
 
     let agent = world.run()?;
-    Attached::of(&world.lab.node)?.ensure_adopted(&before, hook)?;
+    Attached::of(&world.lab.node)?.ensure_replaced(&before, hook)?;
     ensure!(!directory(&world, 1).exists(), "version 1 has left pins");
     flows.go_on()?;
     client::get(&world.lab.client, vip(HTTP))?;

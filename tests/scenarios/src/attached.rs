@@ -69,13 +69,22 @@ impl Attached {
         Ok(())
     }
 
-    /// The programs are new ones, in the places of the old ones.
+    /// The links are the old ones, with one program in each place.
     ///
     /// # Errors
     /// What is not so.
     pub fn ensure_adopted(&self, before: &Self, hook: &str) -> Result<()> {
         self.ensure_one_program(hook)?;
         ensure!(self.links == before.links, "other links than before: {:?}, {:?}", before.links, self.links);
+        Ok(())
+    }
+
+    /// The programs are new ones, in the places of the old ones.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub fn ensure_replaced(&self, before: &Self, hook: &str) -> Result<()> {
+        self.ensure_adopted(before, hook)?;
         for (place, programs) in &self.programs {
             ensure!(Some(programs) != before.programs.get(place), "{place:?} still has the former program");
         }

@@ -23,6 +23,8 @@ const OUTAGE: Duration = Duration::from_secs(10);
 const BRIEF_OUTAGE: Duration = Duration::from_secs(1);
 /// How long UDP goes on with an endpoint that terminates.
 const TERMINATING: Duration = Duration::from_secs(2);
+/// Until nothing is left of what looking at the kernel cost.
+const SETTLED: Duration = Duration::from_millis(100);
 /// How long to watch what a fault leads to.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
@@ -94,27 +96,39 @@ fn silent_death(director: &mut Director) -> Result<()> {
 
 fn crash(director: &mut Director) -> Result<()> {
     let outage = if director.brief { BRIEF_OUTAGE } else { OUTAGE };
-    let before = director.subject.attached()?;
+    let before = inspect(director)?;
+    director.begin(SegmentKind::Fault);
     director.subject.crash()?;
     director.pause(outage / 2)?;
     // Somebody has to answer who has the address, the load balancer being dead.
     director.site.lab.client.ip(["neigh", "flush", "dev", "eth0"])?;
     director.pause(outage / 2)?;
     director.subject.start()?;
-    let after = director.subject.attached()?;
-    director.note(ensure_succeeds(&after, &before));
-    director.pause(AFTERMATH)
+    director.pause(AFTERMATH)?;
+    let after = inspect(director)?;
+    director.note(compare(&before, |before| after.ensure_adopted(before, before.hook())));
+    Ok(())
 }
 
 fn upgrade(director: &mut Director) -> Result<()> {
-    let before = director.subject.attached()?;
+    let before = inspect(director)?;
+    director.begin(SegmentKind::Fault);
     director.subject.upgrade()?;
-    let after = director.subject.attached()?;
-    director.note(ensure_succeeds(&after, &before));
-    director.pause(AFTERMATH)
+    director.pause(AFTERMATH)?;
+    let after = inspect(director)?;
+    director.note(compare(&before, |before| after.ensure_replaced(before, before.hook())));
+    Ok(())
 }
 
-/// The same links, one program in each place, and a new one. Subjects that have nothing in the kernel have nothing to show.
-fn ensure_succeeds(after: &Attached, before: &Attached) -> Result<()> {
-    if before == &Attached::default() { Ok(()) } else { after.ensure_adopted(before, before.hook()) }
+/// What the subject has in the kernel. To look takes processes of its own, whose effect is not the fault's.
+fn inspect(director: &mut Director) -> Result<Attached> {
+    director.begin(SegmentKind::Unjudged);
+    let attached = director.subject.attached()?;
+    director.pause(SETTLED)?;
+    Ok(attached)
+}
+
+/// Subjects that have nothing in the kernel have nothing to show.
+fn compare(before: &Attached, judge: impl FnOnce(&Attached) -> Result<()>) -> Result<()> {
+    if before == &Attached::default() { Ok(()) } else { judge(before) }
 }

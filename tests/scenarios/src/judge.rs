@@ -81,12 +81,7 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
     for one in evidence {
         tally.add(case, one);
     }
-    let p999 = |latencies: &mut Vec<Duration>| {
-        latencies.sort_unstable();
-        let index = (latencies.len() * 999).div_ceil(1000).saturating_sub(1);
-        latencies.get(index).copied().unwrap_or_default()
-    };
-    let (latency, control) = (p999(&mut tally.fault.latencies), p999(&mut tally.control.latencies));
+    let (latency, control) = (tally.fault.p999(), tally.control.p999());
     let mut row = Row {
         scenario: case.scenario_name(),
         subject: case.subject.name(),
@@ -161,7 +156,11 @@ fn times(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
     let mut reasons = Vec::new();
     if bar.unnoticed {
         if row.p999_ms > LATENCY_FACTOR * row.control_p999_ms {
-            reasons.push(format!("p99.9 of {:.1} ms is over twice the control's", row.p999_ms));
+            reasons.push(format!(
+                "p99.9 of {:.1} ms is over twice the control's{}",
+                row.p999_ms,
+                tally.fault.slowest()
+            ));
         }
         if tally.fault.gap > tally.control.gap + GAP_ALLOWANCE {
             reasons.push(format!("a gap of {:.0} ms is longer than the control's by more than 20 ms", row.max_gap_ms));
@@ -193,8 +192,38 @@ struct Tally {
 /// What was counted with or without a fault.
 #[derive(Debug, Default)]
 struct Half {
-    latencies: Vec<Duration>,
+    latencies: Vec<Latency>,
     gap: Duration,
+}
+
+/// How long a request took, and how far into its piece of time it was due. Ordered by the former.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Latency {
+    took: Duration,
+    into: Duration,
+}
+
+/// How many of the slowest requests are told of.
+const TOLD: usize = 12;
+
+impl Half {
+    fn p999(&mut self) -> Duration {
+        self.latencies.sort_unstable();
+        let index = (self.latencies.len() * 999).div_ceil(1000).saturating_sub(1);
+        self.latencies.get(index).map(|latency| latency.took).unwrap_or_default()
+    }
+
+    /// The slowest requests, for whoever wants to know what they waited for.
+    fn slowest(&self) -> String {
+        let slowest: Vec<String> = self
+            .latencies
+            .iter()
+            .rev()
+            .take(TOLD)
+            .map(|Latency { took, into }| format!("{:.1} at {:.2} s", ms(*took), into.as_secs_f64()))
+            .collect();
+        format!("; the slowest, in ms, and how far into a fault: {}", slowest.join(", "))
+    }
 }
 
 impl Tally {
@@ -218,7 +247,8 @@ impl Tally {
             self.requests += 1;
             let half = if segment.kind == SegmentKind::Fault { &mut self.fault } else { &mut self.control };
             let Some(cause) = result.cause else {
-                half.latencies.push(result.end.saturating_sub(result.intended));
+                let into = result.intended.saturating_sub(segment.start);
+                half.latencies.push(Latency { took: result.end.saturating_sub(result.intended), into });
                 continue;
             };
             if matches!(cause, Cause::Misroute | Cause::SplitFlow) {

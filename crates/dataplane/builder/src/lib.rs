@@ -197,12 +197,26 @@ pub fn sources_digest(workspace: &Path) -> Result<String, Error> {
         digest.update((contents.len() as u64).to_le_bytes());
         digest.update(&contents);
     }
+    Ok(hexadecimal(digest))
+}
+
+/// SHA-256 over a file, in hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn file_digest(path: &Path) -> Result<String, Error> {
+    let mut digest = Sha256::new();
+    digest.update(read(path)?);
+    Ok(hexadecimal(digest))
+}
+
+fn hexadecimal(digest: Sha256) -> String {
     let mut text = String::new();
     for byte in digest.finalize() {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
-    Ok(text)
+    text
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {

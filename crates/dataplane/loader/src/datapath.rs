@@ -32,6 +32,7 @@ use crate::{
     mode::{self, Mode},
     pins::{self, Pins},
     preflight::Preflight,
+    programs::{self, Maps},
     shared::{Elements as _, SharedArray, Words as _},
     slots::{self, Slots},
     spec::FrontendSpec,
@@ -224,8 +225,9 @@ impl DataPath {
         if let Some(pin) = &former_flows {
             loader.map_pin_path(map::V1_FLOWS, pin);
         }
+        let loaded_on = Maps::look(&pins, former_flows.is_some())?;
         let mut object = loader.load(OBJECT)?;
-        hook::load_programs(&mut object, &options.hooks)?;
+        programs::load(&mut object, &options.hooks, &pins, loaded_on)?;
 
         let mut frontends: HashMap<_, FrontendKey, Frontend> = take(&mut object, map::FRONTENDS)?;
         let mut vips: HashMap<_, Address, Vip> = take(&mut object, map::VIPS)?;
@@ -904,7 +906,7 @@ impl DataPath {
     /// # Errors
     /// When the kernel refuses the run.
     pub fn run_once(&mut self, program: Program, interface: u32, frame: &[u8]) -> Result<(i32, Vec<u8>), Error> {
-        hook::run_once(&mut self.object, program, interface, frame)
+        programs::run_once(&mut self.object, program, interface, frame)
     }
 
     /// Withdraws every VIP, detaches and removes all pins.
@@ -943,7 +945,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// Asks the programs what time it is.
     fn read(object: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self { tick: hook::clock(object)?, nanoseconds: monotonic_ns() })
+        Ok(Self { tick: programs::clock(object)?, nanoseconds: monotonic_ns() })
     }
 
     /// The tick of a time of the monotonic clock, which version 1 of the maps kept; both in ticks.

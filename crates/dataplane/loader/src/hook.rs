@@ -10,19 +10,24 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData},
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
         xdp::XdpLink,
     },
 };
-use evenkeel_maps::{Address, Vip, map, program};
+use evenkeel_maps::{Address, Vip, map};
 use nix::{
     ifaddrs::getifaddrs,
     net::if_::{InterfaceFlags, if_nametoindex},
 };
 
-use crate::{Error, Program, link, pins, pins::Pins, preflight::Preflight};
+use crate::{
+    Error, link,
+    pins::{self, Pins},
+    preflight::Preflight,
+    programs::{classifier, loaded_xdp, program_error},
+};
 
 /// Priority and handle of the clsact filters: ours, unless somebody else chose the same uncommon pair.
 const FILTER_PRIORITY: u16 = 0xeb;
@@ -145,71 +150,6 @@ pub(crate) const fn direction_name(direction: TcAttachType) -> &'static str {
         TcAttachType::Egress => "out",
         TcAttachType::Custom(_) => "other",
     }
-}
-
-/// Loads the programs that are needed: the verifier's turn, which takes seconds for each.
-pub(crate) fn load_programs(object: &mut Ebpf, hooks: &HookChoice) -> Result<(), Error> {
-    let failed = |name: &str, error| program_error(format!("load the program {name}"), error);
-    for direction in DIRECTIONS {
-        let program = classifier(object, direction)?;
-        program.load().map_err(|error| failed(direction_name(direction), error))?;
-    }
-    named(object, program::CLOCK)?.load().map_err(|error| failed(program::CLOCK, error))?;
-    if hooks.has(Hook::Xdp) || hooks.has(Hook::XdpGeneric) {
-        loaded_xdp(object)?;
-    }
-    Ok(())
-}
-
-/// Offset of `ifindex` in the kernel's `struct __sk_buff`, and the structure's part that a test run takes.
-const SKB_IFINDEX: usize = 40;
-const SKB_SIZE: usize = 192;
-/// The same in `struct xdp_md`; the end of the data is in it, too.
-const XDP_IFINDEX: usize = 12;
-const XDP_DATA_END: usize = 4;
-const XDP_SIZE: usize = 24;
-/// What a program may add to a frame.
-const HEADROOM: usize = 256;
-
-/// A test run of one program on one frame.
-pub(crate) fn run_once(
-    object: &mut Ebpf,
-    which: Program,
-    interface: u32,
-    frame: &[u8],
-) -> Result<(i32, Vec<u8>), Error> {
-    let mut context = vec![0; if which == Program::Xdp { XDP_SIZE } else { SKB_SIZE }];
-    let mut put = |offset: usize, value: u32| context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-    if which == Program::Xdp {
-        put(XDP_DATA_END, u32::try_from(frame.len()).unwrap_or(u32::MAX));
-        put(XDP_IFINDEX, interface);
-    } else {
-        put(SKB_IFINDEX, interface);
-    }
-    let mut out = vec![0; frame.len() + HEADROOM];
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(frame);
-    options.data_out = Some(&mut out);
-    options.ctx_in = Some(&context);
-    options.repeat = 1;
-    let result = match which {
-        Program::Ingress => classifier(object, TcAttachType::Ingress)?.test_run(options),
-        Program::Egress => classifier(object, TcAttachType::Egress)?.test_run(options),
-        Program::Xdp => loaded_xdp(object)?.test_run(options),
-    };
-    let result = result.map_err(|error| program_error("run a test packet".to_owned(), error))?;
-    out.truncate(result.data_size_out as usize);
-    Ok((result.return_value.cast_signed(), out))
-}
-
-/// The programs' clock, in ticks.
-pub(crate) fn clock(object: &mut Ebpf) -> Result<u32, Error> {
-    let mut options = TestRunOptions::new();
-    // The shortest frame that the kernel runs a program on.
-    options.data_in = Some(&[0; 14]);
-    options.repeat = 1;
-    let result = named(object, program::CLOCK)?.test_run(options);
-    Ok(result.map_err(|error| program_error("read the programs' clock".to_owned(), error))?.return_value)
 }
 
 /// Attaches the programs to `interface`, or replaces those of an earlier process. A hook that was used before and is not
@@ -374,8 +314,8 @@ fn attach_tcx(
         .attach_with_options(&interface.name, direction, TcAttachOptions::TcxOrder(LinkOrder::default()))
         .map_err(Attach::Program)?;
     let link = program.take_link(link).map_err(Attach::Program)?;
-    let link = FdLink::try_from(link).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
-    link.pin(&path).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
+    let link = FdLink::try_from(link).map_err(|error| Attach::Pin(pins::error(&path, &error)))?;
+    link.pin(&path).map_err(|error| Attach::Pin(pins::error(&path, &error)))?;
     Ok(())
 }
 
@@ -391,8 +331,8 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, interface: &Interface, hook: Hook,
     pins::remove(&path).map_err(Attach::Pin)?;
     let link = program.attach(&interface.name, mode).map_err(Attach::Program)?;
     let link = program.take_link(link).map_err(Attach::Program)?;
-    let link = FdLink::try_from(link).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
-    link.pin(&path).map_err(|error| Attach::Pin(link_error(&path, &error)))?;
+    let link = FdLink::try_from(link).map_err(|error| Attach::Pin(pins::error(&path, &error)))?;
+    link.pin(&path).map_err(|error| Attach::Pin(pins::error(&path, &error)))?;
     Ok(())
 }
 
@@ -448,46 +388,4 @@ fn remove_filter(interface: &str, direction: TcAttachType) {
     if let Ok(link) = filter(interface, direction) {
         drop(link);
     }
-}
-
-fn classifier(object: &mut Ebpf, direction: TcAttachType) -> Result<&mut SchedClassifier, Error> {
-    match direction {
-        TcAttachType::Egress => named(object, program::EGRESS),
-        _ => named(object, program::INGRESS),
-    }
-}
-
-fn named<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    let missing = || program_error(format!("find program {name}"), ProgramError::UnexpectedProgramType);
-    object
-        .program_mut(name)
-        .ok_or_else(missing)?
-        .try_into()
-        .map_err(|error| program_error(format!("find {name}"), error))
-}
-
-fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let missing = || program_error(format!("find program {}", program::XDP), ProgramError::UnexpectedProgramType);
-    object
-        .program_mut(program::XDP)
-        .ok_or_else(missing)?
-        .try_into()
-        .map_err(|error| program_error(format!("find {}", program::XDP), error))
-}
-
-/// The program of the XDP hooks, which most nodes do without.
-fn loaded_xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let program = xdp(object)?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| program_error(format!("load the program {}", program::XDP), error))?;
-    }
-    Ok(program)
-}
-
-fn program_error(what: String, source: ProgramError) -> Error {
-    Error::Program { what: format!("cannot {what}"), source: Box::new(source) }
-}
-
-fn link_error(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::Pin { path: path.to_owned(), source: io::Error::other(error.to_string()) }
 }

@@ -20,6 +20,7 @@ mod migrate;
 mod mode;
 mod pins;
 mod preflight;
+mod programs;
 mod shared;
 mod slots;
 mod spec;

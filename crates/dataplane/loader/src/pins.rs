@@ -1,6 +1,6 @@
-//! Where maps and links are pinned, who may drive them, and how they go.
+//! Where maps, links and programs are pinned, who may drive them, and how they go.
 //!
-//! `/sys/fs/bpf/evenkeel/NODE/v2/MAP` and `…/link-INTERFACE-in`: one directory a node name, because several nodes can
+//! `/sys/fs/bpf/evenkeel/NODE/v2/MAP`, `…/link-INTERFACE-in`, `…/program-NAME-DIGEST`: one directory a node name, because several nodes can
 //! share one kernel (network namespaces), and one a schema version, because a map cannot change its layout.
 
 use std::{
@@ -25,6 +25,7 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// Parent of all nodes' pins.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/evenkeel";
 const LINK_PREFIX: &str = "link-";
+const PROGRAM_PREFIX: &str = "program-";
 
 /// The pins of one node, and the lock on them: dropped with the process, whatever its end.
 #[derive(Debug)]
@@ -91,17 +92,31 @@ impl Pins {
         self.directory.join(format!("{LINK_PREFIX}{}-{}", encode(interface), hook.name()))
     }
 
+    /// Where the program of this name is, out of the object with this digest.
+    pub(crate) fn program(&self, name: &str, digest: &str) -> PathBuf {
+        self.directory.join(format!("{PROGRAM_PREFIX}{name}-{digest}"))
+    }
+
     /// Paths of all pinned links.
     pub(crate) fn links(&self) -> Result<Vec<PathBuf>, Error> {
+        self.beginning_with(LINK_PREFIX)
+    }
+
+    /// Paths of all pinned programs.
+    pub(crate) fn programs(&self) -> Result<Vec<PathBuf>, Error> {
+        self.beginning_with(PROGRAM_PREFIX)
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Result<Vec<PathBuf>, Error> {
         let pin_error = |source| Error::Pin { path: self.directory.clone(), source };
-        let mut links = Vec::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(pin_error)? {
             let entry = entry.map_err(pin_error)?;
-            if entry.file_name().to_string_lossy().starts_with(LINK_PREFIX) {
-                links.push(entry.path());
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                found.push(entry.path());
             }
         }
-        Ok(links)
+        Ok(found)
     }
 
     /// Withdraws, detaches and removes everything. The VIPs go first, so that nobody is sent here any more when the
@@ -189,6 +204,11 @@ pub(crate) fn ensure_bpffs() {
 fn is_mount_namespace_private() -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     namespace("self") != namespace("1")
+}
+
+/// What kept a pin from being made.
+pub(crate) fn error(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::Pin { path: path.to_owned(), source: io::Error::other(error.to_string()) }
 }
 
 /// Whether there is such a pin.
