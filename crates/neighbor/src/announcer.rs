@@ -35,6 +35,8 @@ struct Progress {
 #[derive(Debug, Default)]
 pub struct Announcer {
     owned: BTreeMap<Due, Progress>,
+    /// All of `owned` by when it is next: it is looked at with everything that happens, and there can be thousands.
+    queue: BTreeSet<(Instant, Due)>,
     /// Announcements so far, on all interfaces together.
     sent: BTreeMap<IpAddr, u64>,
 }
@@ -47,6 +49,7 @@ impl Announcer {
             let progress = former.get(&due).copied().unwrap_or(Progress { sent: 0, next: now });
             self.owned.insert(due, progress);
         }
+        self.queue = self.owned.iter().map(|(due, progress)| (progress.next, *due)).collect();
         let addresses: BTreeSet<IpAddr> = self.owned.keys().map(|due| due.address).collect();
         self.sent.retain(|address, _| addresses.contains(address));
     }
@@ -72,6 +75,7 @@ impl Announcer {
                 *progress = Progress { sent: 0, next: now };
             }
         }
+        self.queue = self.owned.iter().map(|(due, progress)| (progress.next, *due)).collect();
     }
 
     /// How often each owned VIP was announced so far.
@@ -83,18 +87,19 @@ impl Announcer {
     /// What is due by `now`, at most so many; what is left over stays due. Each is returned once and scheduled again.
     pub fn poll(&mut self, now: Instant, at_most: usize) -> Vec<Due> {
         let mut all_due = Vec::new();
-        for (due, progress) in &mut self.owned {
-            if all_due.len() >= at_most {
-                break;
-            }
-            if progress.next <= now {
-                progress.sent = progress.sent.saturating_add(1);
-                let interval = if progress.sent < BURST { BURST_INTERVAL } else { SUSTAINED_INTERVAL };
-                // From `now`, not from when it was due: after a pause there is no flood to catch up.
-                progress.next = now + interval;
-                *self.sent.entry(due.address).or_insert(0) += 1;
-                all_due.push(*due);
-            }
+        while all_due.len() < at_most
+            && let Some(&(next, due)) = self.queue.first()
+            && next <= now
+        {
+            self.queue.pop_first();
+            let Some(progress) = self.owned.get_mut(&due) else { continue };
+            progress.sent = progress.sent.saturating_add(1);
+            let interval = if progress.sent < BURST { BURST_INTERVAL } else { SUSTAINED_INTERVAL };
+            // From `now`, not from when it was due: after a pause there is no flood to catch up.
+            progress.next = now + interval;
+            self.queue.insert((progress.next, due));
+            *self.sent.entry(due.address).or_insert(0) += 1;
+            all_due.push(due);
         }
         all_due
     }
@@ -104,14 +109,16 @@ impl Announcer {
         if let Some(progress) = self.owned.get_mut(&due) {
             let sent = self.sent.entry(due.address).or_insert(0);
             *sent = sent.saturating_sub(1);
+            self.queue.remove(&(progress.next, due));
             *progress = Progress { sent: progress.sent.saturating_sub(1), next: now + BURST_INTERVAL };
+            self.queue.insert((progress.next, due));
         }
     }
 
     /// When something is due next; `None`: never.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.owned.values().map(|progress| progress.next).min()
+        self.queue.first().map(|(next, _)| *next)
     }
 
     /// Whether every owned VIP has been announced at least once.

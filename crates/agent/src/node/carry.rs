@@ -70,6 +70,7 @@ impl NodeAgent {
         self.behind = !failures.is_empty();
         // One that is carried goes on by its former table: no reason to take its VIP away.
         self.failed = failures.iter().map(|(key, _)| *key).filter(|key| !self.data_path.carries(*key)).collect();
+        self.elections_are_told = false;
         for (key, error) in failures {
             obstacles.push(format!("{}: {error}", SocketAddr::new(key.address.ip(), key.port())));
         }

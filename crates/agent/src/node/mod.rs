@@ -281,6 +281,8 @@ struct NodeAgent {
     closed: BTreeSet<IpAddr>,
     /// When the consequences of what was heard of the cluster are to be drawn, if there is anything.
     follow_at: Option<Instant>,
+    /// Whether the cluster's part knows who is elected by all that is known now.
+    elections_are_told: bool,
     /// Not before this.
     rested: Instant,
     /// What the source said last.
@@ -355,6 +357,7 @@ impl NodeAgent {
             drain: Phase::default(),
             closed: BTreeSet::new(),
             follow_at: None,
+            elections_are_told: false,
             rested: Instant::now(),
             last: None,
             claims: BTreeMap::new(),
@@ -460,6 +463,7 @@ impl NodeAgent {
         }
         self.tell(problems);
         let before = self.plan.replace(plan);
+        self.elections_are_told = false;
         // An address is remembered before anybody can hear of it.
         self.save();
         let is_behind = self.behind || owners_changed || !self.failed.is_empty();
