@@ -1,8 +1,17 @@
 //! This version takes over from version 1 of the maps, whose real object carries the traffic before.
 
-use std::{fs, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    hash::{BuildHasher as _, RandomState},
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Load, Sandbox,
     topology::{NODE_NAME, POD_BRIDGE, UPLINK},
@@ -28,6 +37,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("migration::a_hook_may_change_with_the_version", a_hook_may_change_with_the_version),
     ("migration::flows_of_the_moment_go_on_at_tcx", |sandbox| flows_of_the_moment_go_on(sandbox, "tcx", "direct")),
     ("migration::flows_of_the_moment_go_on_at_clsact", |sandbox| flows_of_the_moment_go_on(sandbox, "clsact", "stack")),
+    ("migration::version_1_goes_on_with_what_is_handed_back", what_is_handed_back_goes_on),
+    ("migration::whatever_ends_while_versions_change_is_taken_up_again", whatever_ends_is_taken_up_again),
+    ("migration::where_nothing_runs_there_is_nothing_to_hand_back", where_nothing_runs),
     ("migration::what_is_carried_needs_no_manifests", what_is_carried_needs_no_manifests),
     ("migration::an_agent_of_version_1_at_work_is_left_alone", an_agent_at_work_is_left_alone),
     ("migration::a_newer_version_is_not_worked_beside", a_newer_version_is_not_worked_beside),
@@ -40,6 +52,8 @@ const SESSIONS: usize = 20;
 /// Requests a second: some are always under way.
 const MANY: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Kills in an ordinary run.
+const KILLS: u32 = 4;
 const INTERFACES: [&str; 2] = [UPLINK, POD_BRIDGE];
 
 /// Connections and a UDP session through version 1, each with the server it met.
@@ -106,16 +120,118 @@ fn a_hook_may_change_with_the_version(sandbox: &Sandbox) -> anyhow::Result<()> {
 fn flows_of_the_moment_go_on(sandbox: &Sandbox, hook: &'static str, forwarding: &'static str) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup { hook, forwarding, ..Setup::default() })?;
     start_version_1(&world, hook)?;
+    let load = begin_load(&world)?;
+    let _agent = world.run()?;
+    world::go_on(&load, 1_000)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+/// New connections and datagrams from new ports, many of them.
+fn begin_load(world: &World) -> anyhow::Result<Load> {
     let lanes = [(LaneKind::TcpEcho, TCP), (LaneKind::Udp, UDP)]
         .map(|(kind, port)| Lane::to(kind, SocketAddr::from(vip(port)), MANY));
     let mut config = Config::new(lanes.into(), LOAD_LIMIT);
     config.close = Close::Fin;
     let load = Load::start(&world.lab.client, config)?;
     world::go_on(&load, 1_000)?;
+    Ok(load)
+}
+
+/// From version 1 to this one and back and here again, with load and connections that last.
+fn what_is_handed_back_goes_on(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup { hook: "tcx", ..Setup::default() })?;
+    start_version_1(&world, "tcx")?;
+    let mut flows = Flows::open(&world)?;
+    let before = Attached::of(&world.lab.node)?;
+    let load = begin_load(&world)?;
+    let agent = world.run()?;
+    let mut later = Flows::open(&world)?;
+
+    // Not while somebody drives it.
+    let refused = world.evenkeel(&[&["downgrade"], &NODE[..]].concat())?;
+    ensure!(
+        refused.status.code() == Some(1) && refused.stderr.contains("another evenkeel drives"),
+        "{}",
+        refused.stderr
+    );
+    ensure!(agent.terminate(STOP)?.success());
+    let handed = downgrade(&world)?;
+    // A service of two families: version 1 knows one.
+    ensure!(handed.contains("handed to version 1"), "{handed}");
+    ensure!(!directory(&world, maps::SCHEMA_VERSION).exists(), "this version has left pins");
+    flows.go_on()?;
+    later.go_on()?;
+    world::go_on(&load, 200)?;
+
+    let between = Attached::of(&world.lab.node)?;
+    between.ensure_adopted(&before, "tcx")?;
+    version_1::adopt(&world.lab.node, &INTERFACES)?;
+    Attached::of(&world.lab.node)?.ensure_replaced(&between, "tcx")?;
+    flows.go_on()?;
+    later.go_on()?;
+    world::go_on(&load, 200)?;
+
     let _agent = world.run()?;
-    world::go_on(&load, 1_000)?;
+    flows.go_on()?;
+    later.go_on()?;
+    world::go_on(&load, 200)?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
+}
+
+/// Agents and downgrades that are killed at any moment: the next agent takes up what is there, and no connection breaks.
+/// `KILLS` says how many.
+fn whatever_ends_is_taken_up_again(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let kills = env::var("KILLS").map_or(Ok(KILLS), |kills| kills.parse())?;
+    let world = World::build(sandbox, &Setup { hook: "tcx", ..Setup::default() })?;
+    start_version_1(&world, "tcx")?;
+    let mut flows = Flows::open(&world)?;
+    let mut random = RandomState::new().hash_one(0);
+    for kill in 0..kills {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let moment = Duration::from_micros((random >> 33) % 1_500_000);
+        let mut command = world.balancer.command();
+        if kill % 2 == 1 {
+            // What version 1 has was taken over by an agent that came to its end.
+            let agent = world.run()?;
+            ensure!(agent.terminate(STOP)?.success());
+            command = Command::new(&world.balancer.program);
+            command.arg("downgrade").args(NODE);
+        }
+        let what = format!("kill {kill}, {moment:?} after the start of {command:?}");
+        let killed = world.lab.node.spawn(command)?;
+        thread::sleep(moment);
+        killed.kill();
+        // Whichever programs are there.
+        flows.go_on().with_context(|| what.clone())?;
+        client::get(&world.lab.client, vip(HTTP)).with_context(|| what.clone())?;
+        if kill % 4 == 3 {
+            // All the way back, whatever the last one has begun.
+            let agent = world.run().with_context(|| what.clone())?;
+            ensure!(agent.terminate(STOP)?.success());
+            downgrade(&world)?;
+            version_1::adopt(&world.lab.node, &INTERFACES).with_context(|| what.clone())?;
+            flows.go_on().with_context(|| format!("{what}, back in version 1"))?;
+        }
+    }
+    let _agent = world.run()?;
+    flows.go_on()?;
+    Attached::of(&world.lab.node)?.ensure_one_program("tcx")?;
+    world.ensure_no_drops()
+}
+
+fn where_nothing_runs(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup::default())?;
+    let ended = world.evenkeel(&[&["downgrade"], &NODE[..]].concat())?;
+    ensure!(ended.status.code() == Some(1) && ended.stderr.contains("no data path"), "{}", ended.stderr);
+    uninstall::ensure_nothing_left(&world)
+}
+
+fn downgrade(world: &World) -> anyhow::Result<String> {
+    let ended = world.evenkeel(&[&["downgrade"], &NODE[..]].concat())?;
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(ended.stdout)
 }
 
 /// Frontends, backends and VIPs come over by themselves: the path serves before the manifests are read.

@@ -1,17 +1,24 @@
 //! A node is switched between balancing, observing and letting everything pass.
 
+use std::{thread, time::Duration};
+
 use anyhow::ensure;
 use evenkeel_lab::Sandbox;
+use evenkeel_neighbor::ArpFrame;
 use rustix::process::Signal;
 
 use crate::{
     Test,
-    client::{self, Exchange},
-    world::{self, Ended, HTTP, NODE, STOP, Setup, UDP, World, vip},
+    client::{self, Capture, Exchange},
+    world::{self, Ended, HTTP, NODE, STOP, Setup, UDP, VIP, World, vip},
 };
+
+/// More than lies between two announcements of a new owner.
+const BURST_INTERVAL: Duration = Duration::from_millis(1500);
 
 pub(crate) const TESTS: &[Test] = &[
     ("mode::a_running_node_is_switched_at_once", a_running_node_is_switched_at_once),
+    ("mode::what_is_only_counted_is_not_announced", what_is_only_counted_is_not_announced),
     ("mode::no_agent_is_needed_and_a_restart_keeps_the_mode", no_agent_is_needed),
     ("mode::where_nothing_runs_there_is_nothing_to_switch", where_nothing_runs),
 ];
@@ -37,6 +44,28 @@ fn a_running_node_is_switched_at_once(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure_switched(&switch(&world, "active")?, "node: active already")?;
     ensure!(world.status()?["mode"] == "active");
     client::get(&world.lab.client, vip(HTTP))?;
+    Ok(())
+}
+
+fn what_is_only_counted_is_not_announced(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let mut world = World::build(sandbox, &Setup { backends: 1, ..Setup::default() })?;
+    world.balancer.arguments.extend(["--mode".to_owned(), "observe".to_owned()]);
+    let mut capture = Capture::start(&world.lab.client)?;
+    let agent = world.run()?;
+    ensure_switched(&switch(&world, "active")?, "node: active, was observe")?;
+    agent.wait_for_log("the switch", |line| line.contains("the mode was switched"), world::SOON)?;
+    let announcement = |frame: &ArpFrame| frame.is_announcement() && frame.sender == VIP;
+    capture.wait_for("announcement", announcement)?;
+
+    // In the midst of the burst in which a new owner announces.
+    ensure_switched(&switch(&world, "observe")?, "node: observe, was active")?;
+    let told = |line: &str| line.contains("the mode was switched") && line.contains("mode=\"observe\"");
+    agent.wait_for_log("the switch back", told, world::SOON)?;
+    world.await_status("the mode", |status| status["mode"] == "observe")?;
+    capture.so_far()?;
+    thread::sleep(BURST_INTERVAL);
+    let heard = capture.so_far()?;
+    ensure!(!heard.iter().any(announcement), "{heard:?}");
     Ok(())
 }
 

@@ -2,14 +2,14 @@
 
 use std::{fs, net::Ipv4Addr, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        links::FdLink,
-        tc::{self, NlOptions, TcAttachOptions, TcHandle},
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use evenkeel_lab::{
@@ -32,23 +32,10 @@ const VIP: Ipv4Addr = VIP_POOL.0;
 /// What the kernel or the object refused.
 pub fn start(node: &Namespace, ports: &[Port], backends: &[Ipv4Addr], interfaces: &[&str], hook: &str) -> Result<()> {
     node.enter(|| {
-        let pins = PathBuf::from(PIN_ROOT).join(NODE_NAME).join("v1");
-        fs::create_dir_all(&pins)?;
-        let mut loader = EbpfLoader::new();
-        for name in map::ALL {
-            loader.map_pin_path(name, pins.join(name));
-        }
-        loader.map_max_entries(map::FLOWS, 16_384);
-        let mut object = loader.load(OBJECT)?;
-        // Before the maps are taken out of the object, which closes them in the end.
-        for name in ["evenkeel_in", "evenkeel_out"] {
-            classifier(&mut object, name)?.load()?;
-        }
+        let (pins, mut object) = load()?;
         fill(&mut object, ports, backends, interfaces)?;
         for interface in interfaces {
-            for (name, direction, pin) in
-                [("evenkeel_in", TcAttachType::Ingress, "in"), ("evenkeel_out", TcAttachType::Egress, "out")]
-            {
+            for (name, direction, pin) in PLACES {
                 let program = classifier(&mut object, name)?;
                 if hook == "tcx" {
                     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -67,6 +54,55 @@ pub fn start(node: &Namespace, ports: &[Port], backends: &[Ipv4Addr], interfaces
         }
         Ok(())
     })?
+}
+
+/// Goes on with what was handed back, at tcx: its programs take the place of those in the pinned links, as its agent's do.
+///
+/// # Errors
+/// What the kernel or the object refused, or a map that is not as it is to be.
+pub fn adopt(node: &Namespace, interfaces: &[&str]) -> Result<()> {
+    node.enter(|| {
+        let (pins, mut object) = load()?;
+        for name in map::ALL {
+            let definition = MapData::from_pin(pins.join(name))?.info()?;
+            let own = object.map(name).context(name)?;
+            let (Map::HashMap(own) | Map::LruHashMap(own) | Map::Array(own) | Map::PerCpuArray(own)) = own else {
+                bail!("{name} is of another type");
+            };
+            let own = own.info()?;
+            ensure!(own.id() == definition.id(), "{name} is another map than the pinned one");
+        }
+        for interface in interfaces {
+            for (name, _, pin) in PLACES {
+                let link = FdLink::from(PinnedLink::from_pin(pins.join(format!("link-{interface}-{pin}")))?);
+                let program = classifier(&mut object, name)?;
+                let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+                // The pin holds the link.
+                drop(FdLink::try_from(program.take_link(id)?)?);
+            }
+        }
+        Ok(())
+    })?
+}
+
+const PLACES: [(&str, TcAttachType, &str); 2] =
+    [("evenkeel_in", TcAttachType::Ingress, "in"), ("evenkeel_out", TcAttachType::Egress, "out")];
+
+/// Its object on the pinned maps, with its programs loaded.
+fn load() -> Result<(PathBuf, Ebpf)> {
+    let pins = PathBuf::from(PIN_ROOT).join(NODE_NAME).join("v1");
+    fs::create_dir_all(&pins)?;
+    let mut loader = EbpfLoader::new();
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    loader.map_max_entries(map::FLOWS, 16_384);
+    let mut object = loader.load(OBJECT)?;
+    // Before the maps are taken out of the object, which closes them in the end.
+    for (name, ..) in PLACES {
+        classifier(&mut object, name)?.load()?;
+    }
+    Ok((pins, object))
 }
 
 fn classifier<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {

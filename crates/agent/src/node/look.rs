@@ -67,12 +67,14 @@ impl NodeAgent {
         }
     }
 
-    /// Tells when the mode was switched from outside.
+    /// Follows a mode that was switched from outside: what is only counted is not announced.
     pub(super) fn look_at_mode(&mut self) {
         let mode = self.data_path.mode();
         if mode != self.mode {
             tracing::warn!(mode = mode.name(), was = self.mode.name(), "the mode was switched");
             self.mode = mode;
+            self.carry();
+            self.follow_cluster();
         }
     }
 

@@ -25,6 +25,7 @@ use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::{
     Error, OBJECT,
+    downgrade::{HandedBack, Present},
     flows::{self, FlowTable},
     hook::{self, Hook, HookChoice, Interface},
     limits::LimitRows,
@@ -326,11 +327,19 @@ impl DataPath {
             former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
             former.hand_over_links(&self.pins)?;
         }
-        let former: StdHashMap<u32, u32> = self
-            .rows()
-            .filter(|(_, row)| row.slot != maps::Interface::NOT_ATTACHED)
-            .map(|(_, row)| (row.index, 1 << (row.slot & 31)))
-            .collect();
+        self.put_programs(interfaces)?;
+        if let Some(former) = &self.former {
+            former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
+            former.remove()?;
+            self.former = None;
+            self.end_takeover();
+        }
+        Ok(())
+    }
+
+    /// Puts the programs on these interfaces and takes them from all others.
+    fn put_programs(&mut self, interfaces: &[Interface]) -> Result<(), Error> {
+        let former: StdHashMap<u32, u32> = self.attached_rows().map(|row| (row.index, 1 << (row.slot & 31))).collect();
         self.bits = answer_bits(interfaces, &former);
         self.attached.clear();
         for interface in interfaces {
@@ -348,13 +357,34 @@ impl DataPath {
         for index in former.into_iter().filter(|index| interfaces.iter().all(|interface| interface.index != *index)) {
             self.interfaces.write(index as usize % INTERFACE_ROWS, maps::Interface::NONE);
         }
-        if let Some(former) = &self.former {
-            former.copy_flows(&mut self.flows, &self.slots, self.clock)?;
-            former.remove()?;
-            self.former = None;
-            self.end_takeover();
-        }
         Ok(())
+    }
+
+    /// Hands everything that version 1 can carry over to it, for its agent to be started next, and ends this version's part.
+    /// The programs of this version stay where they are, and keep both versions' flow tables, until that agent replaces them.
+    pub(crate) fn hand_back(mut self) -> Result<HandedBack, Error> {
+        let Some(heir) = self.former.take() else { return Err(Error::NoHeir) };
+        let rows: Vec<maps::Interface> = self.attached_rows().collect();
+        // An interface that is gone has no packets.
+        let interfaces: Vec<Interface> = rows.iter().filter_map(|row| Interface::of(row.index).ok()).collect();
+        let left = heir.fill(&Present {
+            frontends: &self.carried,
+            vips: &self.present_vips,
+            interfaces: &rows,
+            slots: &self.slots,
+            tables: &self.tables,
+            hash_seed: self.settings.read(0).hash_seed,
+        })?;
+        self.put_programs(&interfaces)?;
+        // From here on each new flow is in both tables; those from before follow.
+        let flows = heir.take_flows(&self.flows, &self.slots, self.clock)?;
+        heir.take_links(&self.pins)?;
+        self.pins.remove_at_once()?;
+        Ok(HandedBack { frontends: self.carried.len() - left.len(), flows, left })
+    }
+
+    fn attached_rows(&self) -> impl Iterator<Item = maps::Interface> + '_ {
+        self.rows().map(|(_, row)| row).filter(|row| row.slot != maps::Interface::NOT_ATTACHED)
     }
 
     /// No program of version 1 sees packets any more.
@@ -500,7 +530,7 @@ impl DataPath {
         ] {
             flags |= if is_set { bit } else { 0 };
         }
-        let table_size = u32::try_from(table.len()).map_err(|_| Error::NoTableSpace)?;
+        let table_size = u32::try_from(table.len()).map_err(|_| Error::NoTableSpace { slots: u32::MAX as usize })?;
         let limit = match &spec.limits {
             Some(limits) => self.limits.put(limits, former.map(|former| former.limit)),
             None => 0,
@@ -951,6 +981,11 @@ impl Clock {
     /// The tick of a time of the monotonic clock, which version 1 of the maps kept; both in ticks.
     pub(crate) const fn tick_of_monotonic(self, tick: u32) -> u32 {
         tick.wrapping_add(self.tick).wrapping_sub(ticks::from_ns(self.nanoseconds))
+    }
+
+    /// The time of the monotonic clock, in nanoseconds, at a tick that is past.
+    pub(crate) fn monotonic_of_tick(self, tick: u32) -> u64 {
+        monotonic_ns().saturating_sub(u64::from(self.now().wrapping_sub(tick)) << 20)
     }
 
     /// The tick now.

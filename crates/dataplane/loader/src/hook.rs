@@ -126,6 +126,15 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Looks an interface up by its index.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`].
+    pub(crate) fn of(index: u32) -> Result<Self, Error> {
+        let name = nix::net::if_::if_indextoname(index).map_err(|_| Error::NoInterface(format!("number {index}")))?;
+        Self::look_up(&name.to_string_lossy())
+    }
+
     /// Looks an interface up by name.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 
 mod batch;
 mod datapath;
+mod downgrade;
 mod flows;
 mod hook;
 mod limits;
@@ -29,6 +30,7 @@ pub mod v1;
 mod watched;
 
 pub use datapath::{BackendUse, BackendUses, DataPath, Failure, FlowTableUse, Observed, Options, Others, Program};
+pub use downgrade::{HandedBack, hand_back};
 pub use hook::{Hook, HookChoice, Interface};
 pub use mode::{Mode, switch_mode};
 pub use pins::{PIN_ROOT, nodes, uninstall};
@@ -58,6 +60,9 @@ pub enum Error {
     /// Another process drives these pins.
     #[error("another evenkeel drives {0}: stop it first, or choose another --node name")]
     Locked(std::path::PathBuf),
+    /// There is no other version to hand anything to.
+    #[error("no maps of version 1 were made to be handed to")]
+    NoHeir,
     /// There is no such interface.
     #[error("interface {0} does not exist in this network namespace; `ip link` lists those that do")]
     NoInterface(String),
@@ -106,7 +111,8 @@ pub enum Error {
     /// A newer version has pins for this node.
     #[error(
         "a newer evenkeel has set up the data path of this node ({path}), and two beside each other would both change its \
-         packets: run that version, or remove what it left with `evenkeel uninstall --node {node}` (its flows end)"
+         packets: run that version, or have its `evenkeel downgrade --node {node}` hand everything over, or remove what it left with \
+         `evenkeel uninstall --node {node}` (its flows end)"
     )]
     NewerLayout {
         /// Its directory under bpffs.
@@ -118,8 +124,11 @@ pub enum Error {
     #[error("no backend slot is free: this node carries at most {} backends", evenkeel_maps::MAX_BACKENDS)]
     NoSlot,
     /// The table map is full.
-    #[error("the Maglev tables of all frontends together exceed {} slots", evenkeel_maps::TABLE_ROWS * evenkeel_maps::TABLE_ROW)]
-    NoTableSpace,
+    #[error("the Maglev tables of all frontends together exceed {slots} slots")]
+    NoTableSpace {
+        /// How many the map has.
+        slots: usize,
+    },
     /// A table names a backend that is not in the list.
     #[error("frontend {0:?}: its table names a backend it does not have")]
     BadTable(evenkeel_maps::FrontendKey),

@@ -37,7 +37,7 @@ use crate::{
 /// What version 1 left, and the lock on it.
 #[derive(Debug)]
 pub(crate) struct Former {
-    pins: Pins,
+    pub(crate) pins: Pins,
 }
 
 /// The maps of this version that are filled before any program sees them.
@@ -67,7 +67,7 @@ impl Former {
         Ok(self.flows()?.map(|_| self.pins.map(map::FLOWS)))
     }
 
-    fn flows(&self) -> Result<Option<MapData>, Error> {
+    pub(crate) fn flows(&self) -> Result<Option<MapData>, Error> {
         let Some(flows) = self.map(map::FLOWS)? else { return Ok(None) };
         let info = flows.info().map_err(map_error(map::FLOWS))?;
         if (info.key_size() as usize, info.value_size() as usize) != (size_of::<v1::FlowKey>(), size_of::<v1::Flow>()) {
@@ -237,7 +237,7 @@ impl Former {
     }
 
     /// A pinned map; `None` if an uninstallation or a removal did not come to its end.
-    fn map(&self, name: &'static str) -> Result<Option<MapData>, Error> {
+    pub(crate) fn map(&self, name: &'static str) -> Result<Option<MapData>, Error> {
         let path = self.pins.map(name);
         if !path.exists() {
             return Ok(None);
@@ -245,12 +245,12 @@ impl Former {
         MapData::from_pin(path).map(Some).map_err(map_error(name))
     }
 
-    fn hash<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Option<HashMap<MapData, K, V>>, Error> {
+    pub(crate) fn hash<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Option<HashMap<MapData, K, V>>, Error> {
         let Some(data) = self.map(name)? else { return Ok(None) };
         HashMap::try_from(Map::HashMap(data)).map(Some).map_err(map_error(name))
     }
 
-    fn shared<T: Pod>(&self, name: &'static str, count: usize) -> Result<Option<SharedArray<T>>, Error> {
+    pub(crate) fn shared<T: Pod>(&self, name: &'static str, count: usize) -> Result<Option<SharedArray<T>>, Error> {
         let Some(data) = self.map(name)? else { return Ok(None) };
         let info = data.info().map_err(map_error(name))?;
         if (info.max_entries() as usize, info.value_size() as usize) != (count, size_of::<T>()) {
@@ -334,7 +334,7 @@ fn new_flow(key: &v1::FlowKey, flow: &v1::Flow, replied: Option<u64>) -> Flow {
     }
 }
 
-fn map_error(map: &'static str) -> impl Fn(MapError) -> Error {
+pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { map, source }
 }
 

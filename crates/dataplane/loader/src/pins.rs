@@ -26,6 +26,8 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 pub const PIN_ROOT: &str = "/sys/fs/bpf/evenkeel";
 const LINK_PREFIX: &str = "link-";
 const PROGRAM_PREFIX: &str = "program-";
+/// A directory whose pins are being removed.
+const ASIDE: &str = "gone";
 
 /// The pins of one node, and the lock on them: dropped with the process, whatever its end.
 #[derive(Debug)]
@@ -52,6 +54,14 @@ impl Pins {
             Err(Error::Pin { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             pins => pins.map(Some),
         }
+    }
+
+    /// Takes the pins that another version of the maps has for `node`, creating their directory if there is none.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub(crate) fn lock_or_make(node: &str, version: u32) -> Result<Self, Error> {
+        Self::lock_directory(directory(node, version))
     }
 
     fn lock_directory(directory: PathBuf) -> Result<Self, Error> {
@@ -131,6 +141,19 @@ impl Pins {
             remove(&path)?;
         }
         self.remove_directory()
+    }
+
+    /// Removes all pins, so that there are either all of them or none, whenever the process ends.
+    ///
+    /// # Errors
+    /// When the directory cannot be moved, or a pin not be removed.
+    pub(crate) fn remove_at_once(self) -> Result<(), Error> {
+        let aside = self.directory.with_file_name(ASIDE);
+        if exists(&aside)? {
+            Self::lock_present(aside.clone())?.remove_directory()?;
+        }
+        fs::rename(&self.directory, &aside).map_err(|source| Error::Pin { path: self.directory.clone(), source })?;
+        Self { directory: aside, ..self }.remove_directory()
     }
 
     /// Removes all pins that are left, and the directories that become empty.

@@ -69,12 +69,18 @@ impl<E: Elements<[u32; TABLE_ROW]>> Tables<E> {
                 .all(|(index, chunk)| self.array.read(index).get(..chunk.len()) == Some(chunk))
     }
 
+    /// One row.
+    pub(crate) fn row(&self, index: u32) -> [u32; TABLE_ROW] {
+        self.array.read(index as usize)
+    }
+
     /// Writes a table of backend slots into free rows.
     pub(crate) fn write(&mut self, table: &[u32], now: Instant) -> Result<Rows, Error> {
         self.wake(now);
-        let count = u32::try_from(table.len().div_ceil(TABLE_ROW)).map_err(|_| Error::NoTableSpace)?;
+        let no_space = || Error::NoTableSpace { slots: self.array.count() * TABLE_ROW };
+        let count = u32::try_from(table.len().div_ceil(TABLE_ROW)).map_err(|_| no_space())?;
         let (first, length) =
-            self.free.iter().find(|(_, length)| **length >= count).map(|(f, l)| (*f, *l)).ok_or(Error::NoTableSpace)?;
+            self.free.iter().find(|(_, length)| **length >= count).map(|(f, l)| (*f, *l)).ok_or_else(no_space)?;
         self.free.remove(&first);
         if length > count {
             self.free.insert(first + count, length - count);
@@ -135,7 +141,7 @@ mod tests {
         let start = Instant::now();
         let old = tables.write(&[1; 20], start).unwrap();
         tables.retire(old, start);
-        assert!(matches!(tables.write(&[2; 20], start), Err(Error::NoTableSpace)));
+        assert!(matches!(tables.write(&[2; 20], start), Err(Error::NoTableSpace { .. })));
         assert_eq!(tables.write(&[2; 20], start + REST).unwrap(), old);
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod crds;
 pub(crate) mod demo;
+pub(crate) mod downgrade;
 pub(crate) mod drain;
 pub(crate) mod import;
 pub(crate) mod install;
