@@ -51,6 +51,8 @@ pub(crate) const TESTS: &[Test] = &[
 const SESSIONS: usize = 20;
 /// Requests a second: some are always under way.
 const MANY: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+/// So few that version 1's table, which gives the oldest away when it is full, keeps what lasts meanwhile.
+const SOME: NonZeroU32 = NonZeroU32::new(200).unwrap();
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Kills in an ordinary run.
 const KILLS: u32 = 4;
@@ -120,21 +122,21 @@ fn a_hook_may_change_with_the_version(sandbox: &Sandbox) -> anyhow::Result<()> {
 fn flows_of_the_moment_go_on(sandbox: &Sandbox, hook: &'static str, forwarding: &'static str) -> anyhow::Result<()> {
     let world = World::build(sandbox, &Setup { hook, forwarding, ..Setup::default() })?;
     start_version_1(&world, hook)?;
-    let load = begin_load(&world)?;
+    let load = begin_load(&world, MANY)?;
     let _agent = world.run()?;
     world::go_on(&load, 1_000)?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
 }
 
-/// New connections and datagrams from new ports, many of them.
-fn begin_load(world: &World) -> anyhow::Result<Load> {
+/// So many new connections a second, and datagrams from new ports.
+fn begin_load(world: &World, rate: NonZeroU32) -> anyhow::Result<Load> {
     let lanes = [(LaneKind::TcpEcho, TCP), (LaneKind::Udp, UDP)]
-        .map(|(kind, port)| Lane::to(kind, SocketAddr::from(vip(port)), MANY));
+        .map(|(kind, port)| Lane::to(kind, SocketAddr::from(vip(port)), rate));
     let mut config = Config::new(lanes.into(), LOAD_LIMIT);
     config.close = Close::Fin;
     let load = Load::start(&world.lab.client, config)?;
-    world::go_on(&load, 1_000)?;
+    world::go_on(&load, u64::from(rate.get()))?;
     Ok(load)
 }
 
@@ -144,7 +146,7 @@ fn what_is_handed_back_goes_on(sandbox: &Sandbox) -> anyhow::Result<()> {
     start_version_1(&world, "tcx")?;
     let mut flows = Flows::open(&world)?;
     let before = Attached::of(&world.lab.node)?;
-    let load = begin_load(&world)?;
+    let load = begin_load(&world, SOME)?;
     let agent = world.run()?;
     let mut later = Flows::open(&world)?;
 
@@ -160,22 +162,21 @@ fn what_is_handed_back_goes_on(sandbox: &Sandbox) -> anyhow::Result<()> {
     // A service of two families: version 1 knows one.
     ensure!(handed.contains("handed to version 1"), "{handed}");
     ensure!(!directory(&world, maps::SCHEMA_VERSION).exists(), "this version has left pins");
-    flows.go_on()?;
-    later.go_on()?;
-    world::go_on(&load, 200)?;
+    let mut all_go_on = |when: &str| -> anyhow::Result<()> {
+        flows.go_on().with_context(|| format!("begun in version 1: {when}"))?;
+        later.go_on().with_context(|| format!("begun in this version: {when}"))?;
+        world::go_on(&load, 200).with_context(|| when.to_owned())
+    };
+    all_go_on("handed back")?;
 
     let between = Attached::of(&world.lab.node)?;
     between.ensure_adopted(&before, "tcx")?;
     version_1::adopt(&world.lab.node, &INTERFACES)?;
     Attached::of(&world.lab.node)?.ensure_replaced(&between, "tcx")?;
-    flows.go_on()?;
-    later.go_on()?;
-    world::go_on(&load, 200)?;
+    all_go_on("with version 1")?;
 
     let _agent = world.run()?;
-    flows.go_on()?;
-    later.go_on()?;
-    world::go_on(&load, 200)?;
+    all_go_on("here again")?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
 }
