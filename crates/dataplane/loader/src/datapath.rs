@@ -978,6 +978,13 @@ impl Clock {
         Ok(Self { tick: programs::clock(object)?, nanoseconds: monotonic_ns() })
     }
 
+    /// One whose ticks are those of the monotonic clock.
+    #[cfg(test)]
+    pub(crate) fn monotonic() -> Self {
+        let nanoseconds = monotonic_ns();
+        Self { tick: ticks::from_ns(nanoseconds), nanoseconds }
+    }
+
     /// The tick of a time of the monotonic clock, which version 1 of the maps kept; both in ticks.
     pub(crate) const fn tick_of_monotonic(self, tick: u32) -> u32 {
         tick.wrapping_add(self.tick).wrapping_sub(ticks::from_ns(self.nanoseconds))

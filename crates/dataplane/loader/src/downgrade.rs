@@ -289,9 +289,9 @@ fn old_flow(flow: &Flow, backend: &Backend, clock: Clock) -> Option<[(v1::FlowKe
         pad: [0; 2],
     };
     // The same time in both says that nobody has answered yet.
-    let answered = u64::from(flow.state & Flow::ANSWERED != 0);
+    let is_answered = flow.state & Flow::ANSWERED != 0;
     let back = v1::Flow {
-        last_seen: clock.monotonic_of_tick(flow.last_seen).max(client_seen) + answered,
+        last_seen: if is_answered { clock.monotonic_of_tick(flow.last_seen).max(client_seen + 1) } else { client_seen },
         address: flow.vip.low(),
         port: flow.vip_port,
         direction: v1::Flow::REPLY,
@@ -309,4 +309,77 @@ fn old_flow(flow: &Flow, backend: &Backend, clock: Clock) -> Option<[(v1::FlowKe
         (key(flow.client, flow.vip, flow.client_port, flow.vip_port), forward),
         (key(backend.address, flow.client, backend.port, flow.client_port), back),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_maps::{TCP, ticks};
+
+    use super::*;
+    use crate::migrate;
+
+    fn backend() -> Backend {
+        Backend {
+            address: Address::v4([10, 1, 0, 1]),
+            port: [0x1f, 0x90],
+            state: backend_state::DRAIN,
+            flags: Backend::DIRECT,
+            generation: 3,
+            ..Backend::FREE
+        }
+    }
+
+    fn flow(state: u8, clock: Clock) -> Flow {
+        Flow {
+            client: Address::v4([10, 0, 0, 1]),
+            vip: Address::v4([10, 0, 0, 100]),
+            client_port: [0x80, 1],
+            vip_port: [0, 80],
+            protocol: TCP,
+            state,
+            flags: Backend::DIRECT,
+            datagrams: 1,
+            backend: 7,
+            generation: 3,
+            last_seen: clock.now().wrapping_sub(2 * ticks::SECOND),
+            client_seen: clock.now().wrapping_sub(3 * ticks::SECOND),
+            initial_sequence: [1, 2, 3, 4],
+            ..Flow::NONE
+        }
+    }
+
+    #[test]
+    fn there_and_back_a_flow_is_the_same() {
+        let clock = Clock::monotonic();
+        let established = Flow::ANSWERED | Flow::ESTABLISHED;
+        for state in [0, established, established | Flow::FIN_CLIENT, established | Flow::RESET] {
+            // Nobody has answered yet: there is one time.
+            let last_seen = |flow: Flow| if state == 0 { flow.client_seen } else { flow.last_seen };
+            let flow = flow(state, clock);
+            let flow = Flow { last_seen: last_seen(flow), ..flow };
+            let [(key, forward), (reply_key, back)] = old_flow(&flow, &backend(), clock).unwrap();
+            assert_eq!((key.source, key.destination_port), ([10, 0, 0, 1], [0, 80]));
+            assert_eq!((reply_key.source, reply_key.destination), ([10, 1, 0, 1], [10, 0, 0, 1]));
+            assert_eq!((back.address, back.port), ([10, 0, 0, 100], [0, 80]));
+
+            let again = migrate::new_flow(&key, &forward, Some(back.last_seen));
+            assert!(again.last_seen.abs_diff(flow.last_seen) <= 1 && again.client_seen.abs_diff(flow.client_seen) <= 1);
+            let place = Flow { backend: flow.backend, generation: flow.generation, ..again };
+            assert_eq!(Flow { last_seen: flow.last_seen, client_seen: flow.client_seen, ..place }, flow);
+        }
+    }
+
+    #[test]
+    fn what_version_1_cannot_carry_is_left() {
+        let clock = Clock::monotonic();
+        let known = flow(Flow::ANSWERED, clock);
+        assert!(old_flow(&known, &backend(), clock).is_some());
+        let rewritten = Flow { source_port: [0xee, 0x48], ..known };
+        let of_host = Flow { flags: Flow::FROM_HOST, ..known };
+        let of_ipv6 = Flow { client: Address::from("fd00::1".parse::<std::net::IpAddr>().unwrap()), ..known };
+        let stale = Flow { generation: 2, ..known };
+        for flow in [rewritten, of_host, of_ipv6, stale] {
+            assert!(old_flow(&flow, &backend(), clock).is_none(), "{flow:?}");
+        }
+    }
 }

@@ -312,7 +312,7 @@ fn reply_key(key: &v1::FlowKey, flow: &v1::Flow) -> v1::FlowKey {
 }
 
 /// A flow as this version records it, but for its backend's place. `replied`: the time in its reply entry.
-fn new_flow(key: &v1::FlowKey, flow: &v1::Flow, replied: Option<u64>) -> Flow {
+pub(crate) fn new_flow(key: &v1::FlowKey, flow: &v1::Flow, replied: Option<u64>) -> Flow {
     // Both entries were made at the same instant, and each packet wrote its time to one of them. Version 1 did not note who had
     // answered; whoever sent more than the first packet is believed to be there.
     let is_first_packet_alone = replied == Some(flow.last_seen);
