@@ -116,6 +116,16 @@ impl Scenario {
         }
     }
 
+    /// Time without a fault before each fault. A machine's own pauses, which last for ten milliseconds and come every ten seconds,
+    /// are to be in it as they are in a fault's time.
+    pub(crate) const fn control(self) -> Duration {
+        match self {
+            Self::S9 => Duration::from_secs(8),
+            Self::S1 => Duration::from_secs(5),
+            _ => Duration::from_secs(3),
+        }
+    }
+
     /// Whether clients have a range of 2,000 source ports.
     pub(crate) const fn reuses_ports(self) -> bool {
         matches!(self, Self::S4)

@@ -12,6 +12,7 @@ mod faults;
 mod judge;
 mod load;
 mod outcomes;
+mod processors;
 mod report;
 mod site;
 mod subject;

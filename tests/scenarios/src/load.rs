@@ -13,6 +13,8 @@ use evenkeel_lab::{Namespace, manifests::Port};
 use evenkeel_probe::{Close, Config, Lane, LaneKind, Measurement, Prober, Progress, measure::RequestResult};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::processors::Side;
+
 /// The 99th percentile of the prober's own lag from which on a run says nothing.
 pub(crate) const MAX_LAG: Duration = Duration::from_millis(2);
 /// Longer than any row: a load ends when its row is over.
@@ -113,6 +115,8 @@ impl Recording {
         let stop = CancellationToken::new();
         let token = stop.clone();
         let prober = client.thread("load", move || -> Result<Measurement> {
+            // Its engine's thread inherits that.
+            let _kept = Side::Others.keep_thread()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(runtime.block_on(prober.measure(token)))
         })?;

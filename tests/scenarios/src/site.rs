@@ -15,7 +15,7 @@ use evenkeel_lab::{
 };
 use tempfile::TempDir;
 
-use crate::case::Servers;
+use crate::{case::Servers, processors::Side};
 
 /// The service's addresses.
 pub(crate) const VIP: Ipv4Addr = VIP_POOL.0;
@@ -57,7 +57,7 @@ impl Site {
             namespace.sysctl("net.ipv4.tcp_tw_reuse", "1")?;
         }
         let start = |backend: &Backend| {
-            let process = backend.namespace.spawn(command(program, backend, servers))?;
+            let process = backend.namespace.spawn(Side::Others.command(&command(program, backend, servers))?)?;
             Ok(Server { backend: backend.clone(), process })
         };
         let servers = lab.backends().iter().map(start).collect::<Result<Vec<_>>>()?;

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use super::{Endpoint, START_TIMEOUT, Subject};
 use crate::{
     attached::{Attached, pin_directory},
+    processors::Side,
     site::{PORTS, Site, VIP, VIP6},
     version_1,
 };
@@ -96,7 +97,7 @@ impl Subject for Evenkeel {
         let run = self.balancer.command();
         let mut command = Command::new(find_program("chrt", "util-linux")?);
         command.args(["--other", "0"]).arg(run.get_program()).args(run.get_args());
-        let agent = self.node.spawn(command)?;
+        let agent = self.node.spawn(Side::Agent.command(&command)?)?;
         agent.wait_for_line("ready", START_TIMEOUT)?;
         self.agent = Some(agent);
         Ok(())
