@@ -11,7 +11,7 @@ use super::run::NodeName;
 ///
 /// The agent must have ended; its programs go on. Connections go with them: what the version before knows how to carry, it goes
 /// on with. That is IPv4, and services without source ranges, limits, rewritten sources or a turn for each packet; the others are
-/// named. Starting this version again takes everything back.
+/// named. Starting this version again instead takes back what was handed over; connections of what was left out end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
