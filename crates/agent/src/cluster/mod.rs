@@ -75,6 +75,8 @@ pub(crate) struct Cluster {
     due: Option<Instant>,
     /// The core's revision by which elections were last held.
     elected_by: Option<u64>,
+    /// Whether the core is to be told of elections again.
+    awaits_elections: bool,
     /// What elections had to know by then.
     view: world::Cluster,
 }
@@ -93,6 +95,7 @@ impl Cluster {
             own: Vec::new(),
             due: None,
             elected_by: None,
+            awaits_elections: true,
             view: world::Cluster::default(),
         })
     }
@@ -139,14 +142,26 @@ impl Cluster {
                 false => tracing::info!("the leases of the cluster are known"),
             }
         }
+        // Of all that is heard only answers come all the time, and elections are none of theirs.
+        self.awaits_elections |= !matches!(input, Input::Answered(_));
         self.core.handle(input, now);
+    }
+
+    /// Whether it is to be told who is elected: something it was not told with has changed.
+    pub(crate) const fn awaits_elections(&self) -> bool {
+        self.awaits_elections
+    }
+
+    /// What elections are told by has changed: the plan, or what this node carries.
+    pub(crate) const fn await_elections(&mut self) {
+        self.awaits_elections = true;
     }
 
     /// What this node's interfaces are, and whether packets can reach it by them.
     pub(crate) fn set_interfaces(&mut self, interfaces: &[Interface], voices: Vec<IpAddr>, now: Instant) {
         self.own = interfaces.iter().map(|interface| interface.mac).collect();
-        self.core.handle(Input::Able(interfaces.iter().any(|interface| interface.running)), now);
-        self.core.handle(Input::Voices(voices), now);
+        self.handle(Input::Able(interfaces.iter().any(|interface| interface.running)), now);
+        self.handle(Input::Voices(voices), now);
     }
 
     /// Whether elections have to be held again, because owners or nodes are others.
@@ -201,6 +216,7 @@ impl Cluster {
             elections.watched.insert(Arc::clone(node), Watched { address, candidates });
         }
         self.core.handle(Input::Elected(elections), now);
+        self.awaits_elections = false;
     }
 
     /// Does what is due, on these interfaces. Returns the addresses that are to be answered for again.
@@ -283,6 +299,6 @@ impl Cluster {
 
     /// Tells which VIPs others claim.
     pub(crate) fn set_claims(&mut self, claims: BTreeSet<IpAddr>, now: Instant) {
-        self.core.handle(Input::Claims(claims), now);
+        self.handle(Input::Claims(claims), now);
     }
 }

@@ -17,7 +17,10 @@ use evenkeel_plan::{
 };
 
 use super::{Extent, NodeAgent};
-use crate::desired::{self, NotCarried};
+use crate::{
+    cluster::Cluster,
+    desired::{self, NotCarried},
+};
 
 /// Most VIPs announced in one go: thousands take longer than changes should wait.
 const ANNOUNCED_AT_ONCE: usize = 64;
@@ -70,7 +73,7 @@ impl NodeAgent {
         self.behind = !failures.is_empty();
         // One that is carried goes on by its former table: no reason to take its VIP away.
         self.failed = failures.iter().map(|(key, _)| *key).filter(|key| !self.data_path.carries(*key)).collect();
-        self.elections_are_told = false;
+        self.cluster.iter_mut().for_each(Cluster::await_elections);
         for (key, error) in failures {
             obstacles.push(format!("{}: {error}", SocketAddr::new(key.address.ip(), key.port())));
         }

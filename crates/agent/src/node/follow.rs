@@ -14,8 +14,6 @@ impl NodeAgent {
         let now = Instant::now();
         let was_live = cluster.is_live();
         for input in news {
-            // Of all that is heard only answers come all the time, and elections are none of theirs.
-            self.elections_are_told &= matches!(input, Input::Answered(_));
             cluster.handle(input, now);
         }
         if cluster.is_live() && !was_live {
@@ -39,10 +37,9 @@ impl NodeAgent {
         loop {
             let now = Instant::now();
             let Some(cluster) = &mut self.cluster else { return };
-            if let Some(plan) = self.plan.as_ref().filter(|_| !self.elections_are_told) {
+            if let Some(plan) = self.plan.as_ref().filter(|_| cluster.awaits_elections()) {
                 let not_carried = self.failed.iter().map(|key| key.address.ip()).collect();
                 cluster.set_elected(plan, &not_carried, self.complete, now);
-                self.elections_are_told = true;
             }
             for vip in cluster.act(&self.interfaces, now) {
                 tracing::warn!(%vip, "another host claims it, but it is this node's: answering again");
@@ -96,7 +93,6 @@ impl NodeAgent {
         self.claims = claims.into_iter().collect();
         let Some(cluster) = &mut self.cluster else { return };
         cluster.set_claims(self.claims.keys().copied().collect(), Instant::now());
-        self.elections_are_told = false;
         self.follow_cluster();
     }
 
@@ -105,7 +101,6 @@ impl NodeAgent {
         let Some(cluster) = self.cluster.as_mut().filter(|cluster| releases && cluster.is_live()) else { return false };
         tracing::info!("giving everything away");
         cluster.handle(Input::Leave, Instant::now());
-        self.elections_are_told = false;
         self.follow_cluster();
         true
     }
@@ -124,7 +119,6 @@ impl NodeAgent {
         let voices = host::addresses(&self.config.interfaces);
         if let Some(cluster) = &mut self.cluster {
             cluster.set_interfaces(&self.interfaces, voices, Instant::now());
-            self.elections_are_told = false;
         }
     }
 }

@@ -281,8 +281,6 @@ struct NodeAgent {
     closed: BTreeSet<IpAddr>,
     /// When the consequences of what was heard of the cluster are to be drawn, if there is anything.
     follow_at: Option<Instant>,
-    /// Whether the cluster's part knows who is elected by all that is known now.
-    elections_are_told: bool,
     /// Not before this.
     rested: Instant,
     /// What the source said last.
@@ -357,7 +355,6 @@ impl NodeAgent {
             drain: Phase::default(),
             closed: BTreeSet::new(),
             follow_at: None,
-            elections_are_told: false,
             rested: Instant::now(),
             last: None,
             claims: BTreeMap::new(),
@@ -463,7 +460,7 @@ impl NodeAgent {
         }
         self.tell(problems);
         let before = self.plan.replace(plan);
-        self.elections_are_told = false;
+        self.cluster.iter_mut().for_each(Cluster::await_elections);
         // An address is remembered before anybody can hear of it.
         self.save();
         let is_behind = self.behind || owners_changed || !self.failed.is_empty();

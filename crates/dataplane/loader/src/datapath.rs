@@ -29,6 +29,7 @@ use crate::{
     flows::{self, FlowTable},
     hook::{self, Hook, HookChoice, Interface},
     limits::LimitRows,
+    map_error,
     migrate::{self, Former, Fresh},
     mode::{self, Mode},
     pins::{self, Pins},
@@ -1114,8 +1115,4 @@ fn shared<T: aya::Pod>(object: &mut Ebpf, name: &'static str, count: Option<usiz
 
 fn missing(name: &'static str) -> Error {
     Error::Map { map: name, source: aya::maps::MapError::InvalidName { name: name.to_owned() } }
-}
-
-fn map_error(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
-    move |source| Error::Map { map, source }
 }

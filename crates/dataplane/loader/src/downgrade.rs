@@ -17,9 +17,10 @@ use evenkeel_maps::{
 use crate::{
     Error,
     datapath::{Clock, DataPath, Options},
-    flows::FlowTable,
+    flows::{self, FlowTable},
     hook::{Hook, HookChoice},
-    migrate::{Former, map_error},
+    map_error,
+    migrate::Former,
     pins::{self, Pins},
     shared::{Elements, Words},
     slots::Slots,
@@ -30,11 +31,6 @@ use crate::{
 /// The kernel's `BPF_F_MMAPABLE`, and `BPF_NOEXIST`.
 const MMAPABLE: u32 = 1 << 10;
 const ONLY_NEW: u64 = 1;
-/// Entries of version 1's maps, as in its object.
-const FRONTENDS: u32 = 16_384;
-const VIPS: u32 = 8_192;
-const INTERFACES: u32 = 32;
-const OUTCOMES: u32 = 29;
 
 /// What version 1 was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,12 +123,12 @@ impl Former {
             made.pin(&pin).map_err(|error| pins::error(&pin, &error))
         };
         let index = size_of::<u32>();
-        make(map::FRONTENDS, hash, size_of::<v1::FrontendKey>(), size_of::<v1::Frontend>(), FRONTENDS, 0)?;
-        make(map::VIPS, hash, size_of::<[u8; 4]>(), size_of::<Vip>(), VIPS, 0)?;
+        make(map::FRONTENDS, hash, size_of::<v1::FrontendKey>(), size_of::<v1::Frontend>(), v1::MAX_FRONTENDS, 0)?;
+        make(map::VIPS, hash, size_of::<[u8; 4]>(), size_of::<Vip>(), v1::MAX_VIPS, 0)?;
         make(map::BACKENDS, array, index, size_of::<v1::Backend>(), rows(MAX_BACKENDS), MMAPABLE)?;
         make(map::TABLE, array, index, size_of::<[u32; TABLE_ROW]>(), rows(v1::TABLE_ROWS), MMAPABLE)?;
-        make(map::INTERFACES, hash, size_of::<u32>(), size_of::<v1::Interface>(), INTERFACES, 0)?;
-        make(map::COUNTERS, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, index, size_of::<u64>(), OUTCOMES, 0)?;
+        make(map::INTERFACES, hash, size_of::<u32>(), size_of::<v1::Interface>(), v1::MAX_INTERFACES, 0)?;
+        make(map::COUNTERS, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, index, size_of::<u64>(), v1::OUTCOMES, 0)?;
         make(map::SETTINGS, array, index, size_of::<v1::Settings>(), 1, 0)?;
         let lru = bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
         make(map::FLOWS, lru, size_of::<v1::FlowKey>(), size_of::<v1::Flow>(), flows, 0)
@@ -297,18 +293,8 @@ fn old_flow(flow: &Flow, backend: &Backend, clock: Clock) -> Option<[(v1::FlowKe
         direction: v1::Flow::REPLY,
         ..forward
     };
-    let key = |source: Address, destination: Address, source_port, destination_port| v1::FlowKey {
-        source: source.low(),
-        destination: destination.low(),
-        source_port,
-        destination_port,
-        protocol: flow.protocol,
-        pad: [0; 3],
-    };
-    Some([
-        (key(flow.client, flow.vip, flow.client_port, flow.vip_port), forward),
-        (key(backend.address, flow.client, backend.port, flow.client_port), back),
-    ])
+    let reply = flows::reply_key(flow, backend, flow.client);
+    Some([(v1::FlowKey::of(&flow.tuple()), forward), (v1::FlowKey::of(&reply), back)])
 }
 
 #[cfg(test)]

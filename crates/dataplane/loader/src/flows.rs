@@ -199,7 +199,7 @@ fn holds(bucket: &FlowBucket, tag: u32, key: &Tuple) -> bool {
 }
 
 /// What a flow's packets from the backend look like, which takes `client` for its client.
-fn reply_key(flow: &Flow, backend: &Backend, client: Address) -> Tuple {
+pub(crate) fn reply_key(flow: &Flow, backend: &Backend, client: Address) -> Tuple {
     Tuple {
         source: backend.address,
         destination: client,

@@ -133,3 +133,7 @@ pub enum Error {
     #[error("frontend {0:?}: its table names a backend it does not have")]
     BadTable(evenkeel_maps::FrontendKey),
 }
+
+fn map_error(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
+    move |source| Error::Map { map, source }
+}

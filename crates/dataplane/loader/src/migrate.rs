@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData},
 };
 use evenkeel_maps::{
     self as maps, Address, Backend, Flow, FlowBucket, Frontend, FrontendKey, INTERFACE_ROWS, MAX_BACKENDS, ReplyBucket,
@@ -26,7 +26,7 @@ use crate::{
     Error, batch,
     datapath::Clock,
     flows::{FlowTable, Insertion},
-    hook,
+    hook, map_error,
     pins::{self, Pins},
     shared::{Elements, SharedArray, Words},
     slots::Slots,
@@ -332,10 +332,6 @@ pub(crate) fn new_flow(key: &v1::FlowKey, flow: &v1::Flow, replied: Option<u64>)
         initial_sequence: flow.initial_sequence,
         ..Flow::NONE
     }
-}
-
-pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { map, source }
 }
 
 #[cfg(test)]

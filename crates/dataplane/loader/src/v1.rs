@@ -1,5 +1,5 @@
-//! The maps of version 1, as that version laid them out. They are read once, when this version takes over; its flow table is
-//! read and written by the programs meanwhile ([`evenkeel_maps::v1`]).
+//! The maps of version 1, as that version laid them out. They are read when this version takes over, and made and filled when it
+//! hands back; its flow table is read and written by the programs meanwhile ([`evenkeel_maps::v1`]).
 //!
 //! Version 1 knew IPv4 alone.
 
@@ -10,6 +10,11 @@ pub use evenkeel_maps::v1::{Flow, FlowKey};
 pub const VERSION: u32 = 1;
 /// Rows of its table map.
 pub(crate) const TABLE_ROWS: usize = 262_144;
+/// Entries of its other maps.
+pub(crate) const MAX_FRONTENDS: u32 = 16_384;
+pub(crate) const MAX_VIPS: u32 = 8_192;
+pub(crate) const MAX_INTERFACES: u32 = 32;
+pub(crate) const OUTCOMES: u32 = 29;
 
 /// Key of the frontends map.
 #[repr(C)]

@@ -3,6 +3,8 @@
 //! While this version takes over, some packets of a flow meet programs of version 1 and others those of this one, so that the
 //! programs of this one keep both tables (`docs/decisions/0020-schema-migration.md`).
 
+use crate::Tuple;
+
 /// Key of the flow table: a packet's five-tuple in the direction in which it is seen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,22 @@ pub struct FlowKey {
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
+}
+
+impl FlowKey {
+    /// The key of a packet of IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(tuple: &Tuple) -> Self {
+        Self {
+            source: tuple.source.low(),
+            destination: tuple.destination.low(),
+            source_port: tuple.source_port,
+            destination_port: tuple.destination_port,
+            protocol: tuple.protocol,
+            pad: [0; 3],
+        }
+    }
 }
 
 /// One direction of a flow.

@@ -2,7 +2,7 @@
 //! next packet knows it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use evenkeel_maps::{Address, Backend, Flow, Settings, TCP, Tuple, backend_state, v1};
+use evenkeel_maps::{Address, Backend, Flow, Settings, TCP, backend_state, v1};
 
 use crate::{
     flows::{self, Found},
@@ -24,7 +24,7 @@ pub fn recall(work: &mut Work, _: &Settings, now: u32) -> bool {
     if !packet.tuple.source.is_v4() || !packet.tuple.destination.is_v4() {
         return false;
     }
-    let mut key = key_of(&packet.tuple);
+    let mut key = v1::FlowKey::of(&packet.tuple);
     let Some(entry) = entry_of(&key) else { return false };
     let is_reply = entry.direction != v1::Flow::FORWARD;
     if is_reply {
@@ -66,27 +66,15 @@ pub fn recall(work: &mut Work, _: &Settings, now: u32) -> bool {
 /// Whether this version knows `work.flow` already.
 #[inline(always)]
 pub fn is_known(work: &mut Work, settings: &Settings, _: u32) -> bool {
-    let client = tuple_of(&work.flow);
+    let client = work.flow.tuple();
     flows::find(&client, settings, client.hash(settings.hash_seed), &mut Found::NOTHING)
 }
 
 /// Records `work.flow` with `work.reply`.
 #[inline(always)]
 pub fn enter(work: &mut Work, settings: &Settings, now: u32) -> bool {
-    let hash = tuple_of(&work.flow).hash(settings.hash_seed);
+    let hash = work.flow.tuple().hash(settings.hash_seed);
     flows::insert(&work.flow, &work.reply, settings, hash, now).is_some()
-}
-
-#[inline(always)]
-fn tuple_of(flow: &Flow) -> Tuple {
-    Tuple {
-        source: flow.client,
-        destination: flow.vip,
-        source_port: flow.client_port,
-        destination_port: flow.vip_port,
-        protocol: flow.protocol,
-        pad: [0; 3],
-    }
 }
 
 /// Tells version 1 of the flow that was recorded just now, `work.flow` with `work.reply`, if it is one that it can carry: of
@@ -113,33 +101,13 @@ pub fn tell(work: &mut Work, _: &Settings, _: u32) -> bool {
         pad: [0; 2],
     };
     let back = v1::Flow { address: flow.vip.low(), port: flow.vip_port, direction: v1::Flow::REPLY, ..forward };
-    let key = v1::FlowKey {
-        source: flow.client.low(),
-        destination: flow.vip.low(),
-        source_port: flow.client_port,
-        destination_port: flow.vip_port,
-        protocol: flow.protocol,
-        pad: [0; 3],
-    };
+    let key = v1::FlowKey::of(&flow.tuple());
     // A full map gives the oldest away, and an entry that cannot be made costs what its absence did.
-    V1_FLOWS.insert(key, forward, 0).is_ok() && V1_FLOWS.insert(key_of(reply), back, 0).is_ok()
+    V1_FLOWS.insert(key, forward, 0).is_ok() && V1_FLOWS.insert(v1::FlowKey::of(reply), back, 0).is_ok()
 }
 
 #[inline(always)]
 fn entry_of(key: &v1::FlowKey) -> Option<&'static v1::Flow> {
     // SAFETY: the memory is the map's for good, and every bit pattern is a flow; a torn one belongs to no backend.
     unsafe { V1_FLOWS.get(key) }
-}
-
-/// Version 1's key of a packet of IPv4.
-#[inline(always)]
-fn key_of(tuple: &Tuple) -> v1::FlowKey {
-    v1::FlowKey {
-        source: tuple.source.low(),
-        destination: tuple.destination.low(),
-        source_port: tuple.source_port,
-        destination_port: tuple.destination_port,
-        protocol: tuple.protocol,
-        pad: [0; 3],
-    }
 }
