@@ -16,6 +16,7 @@ use evenkeel_lab::{
     Load, Sandbox,
     topology::{NODE_NAME, POD_BRIDGE, UPLINK},
 };
+use evenkeel_loader::v1;
 use evenkeel_maps::{self as maps, UDP_SESSION_DATAGRAMS};
 use evenkeel_probe::{Close, Config, Lane, LaneKind};
 use evenkeel_scenarios::{
@@ -146,6 +147,7 @@ fn what_is_handed_back_goes_on(sandbox: &Sandbox) -> anyhow::Result<()> {
     start_version_1(&world, "tcx")?;
     let mut flows = Flows::open(&world)?;
     let before = Attached::of(&world.lab.node)?;
+    let own = version_1::layouts(&world.lab.node)?;
     let load = begin_load(&world, SOME)?;
     let agent = world.run()?;
     let mut later = Flows::open(&world)?;
@@ -162,6 +164,12 @@ fn what_is_handed_back_goes_on(sandbox: &Sandbox) -> anyhow::Result<()> {
     // A service of two families: version 1 knows one.
     ensure!(handed.contains("handed to version 1"), "{handed}");
     ensure!(!directory(&world, maps::SCHEMA_VERSION).exists(), "this version has left pins");
+    // Its agent takes no others. How many flows there is room for is anybody's choice.
+    for (name, made) in version_1::layouts(&world.lab.node)? {
+        let entries = if name == v1::map::FLOWS { made[3] } else { own[name][3] };
+        let [kind, key, value, _, flags] = own[name];
+        ensure!(made == [kind, key, value, entries, flags], "{name}: {made:?}, not {:?}", own[name]);
+    }
     let mut all_go_on = |when: &str| -> anyhow::Result<()> {
         flows.go_on().with_context(|| format!("begun in version 1: {when}"))?;
         later.go_on().with_context(|| format!("begun in this version: {when}"))?;

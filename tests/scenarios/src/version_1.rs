@@ -1,6 +1,6 @@
 //! What an agent of version 1 leaves behind: its real object attached and pinned, its maps filled.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -82,6 +82,21 @@ pub fn adopt(node: &Namespace, interfaces: &[&str]) -> Result<()> {
             }
         }
         Ok(())
+    })?
+}
+
+/// Type, sizes of key and value, entries and flags of each pinned map.
+///
+/// # Errors
+/// When one is not there.
+pub fn layouts(node: &Namespace) -> Result<BTreeMap<&'static str, [u32; 5]>> {
+    node.enter(|| {
+        let layout = |name| {
+            let info = MapData::from_pin(PathBuf::from(PIN_ROOT).join(NODE_NAME).join("v1").join(name))?.info()?;
+            let kind = info.map_type()? as u32;
+            Ok((name, [kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags()]))
+        };
+        map::ALL.into_iter().map(layout).collect()
     })?
 }
 
