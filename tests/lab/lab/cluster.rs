@@ -27,7 +27,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use evenkeel_fake_api::{FakeApi, Handle};
 use evenkeel_lab::{Child, Lab, Load, Namespace, Sandbox};
 use evenkeel_neighbor::{ArpFrame, Mac, Operation};
 use evenkeel_probe::{Close, Config, Lane, LaneKind};
@@ -35,16 +34,15 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 use crate::{
+    api::Api,
     client::{self, ARP},
     world::{self, Ended, SOON, STOP, eventually},
 };
 
 /// The namespace the program lives in.
 pub(crate) const SYSTEM: &str = "metallb-system";
-const API: &str = "10.78.0.1:6443";
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 /// The port of a service that speaks HTTP, and the one its servers listen on.
@@ -76,13 +74,12 @@ pub(crate) struct Node {
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) client: Namespace,
-    pub(crate) api: Handle,
+    pub(crate) api: Api,
     api_namespace: Namespace,
     /// Further arguments of the agents.
     pub(crate) arguments: Vec<String>,
     /// The command line of agents and what their kubeconfig is, where that is not the default.
     pub(crate) rendered: Option<Rendered>,
-    _runtime: Runtime,
     _lab: Lab,
     pub(crate) directory: TempDir,
 }
@@ -137,10 +134,7 @@ impl Cluster {
         management.bridge_port("br0", "api")?;
         api_namespace.address("eth0", "10.78.0.1/24".parse()?)?;
 
-        // Its threads are where the API is: it may have to listen anew.
-        let runtime = api_namespace.enter(Runtime::new)??;
-        let listen = API.parse()?;
-        let api = api_namespace.enter(|| runtime.block_on(FakeApi::start(listen, options)))??;
+        let api = Api::start(&api_namespace, options)?;
         let mut cluster = Self {
             nodes: Vec::new(),
             client,
@@ -148,7 +142,6 @@ impl Cluster {
             api_namespace,
             arguments: Vec::new(),
             rendered: None,
-            _runtime: runtime,
             _lab: lab,
             directory,
         };
@@ -165,7 +158,7 @@ impl Cluster {
                 node.namespace.route(pods6, format!("fd77::{}", 20 + other.number).parse::<IpAddr>()?)?;
             }
         }
-        fs::write(cluster.kubeconfig(), cluster.api.kubeconfig())?;
+        fs::write(cluster.kubeconfig(), cluster.api.kubeconfig()?)?;
         Ok(cluster)
     }
 
@@ -234,6 +227,14 @@ impl Cluster {
         ] {
             self.define(plural, kind)?;
         }
+        eventually("the kinds are established", || {
+            let definitions = self.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", None)?;
+            let is_there = |definition: &Value| {
+                let mut conditions = definition["status"]["conditions"].as_array().into_iter().flatten();
+                conditions.any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+            };
+            Ok(definitions["items"].as_array().is_some_and(|all| all.iter().all(is_there)).then_some(()))
+        })?;
         let configuration = "/apis/metallb.io/v1beta1/namespaces/metallb-system";
         let pool = json!({ "addresses": ["10.77.0.100-10.77.0.110", "fd77::100-fd77::110"] });
         self.post(
@@ -310,7 +311,8 @@ impl Cluster {
                     let number = self.nodes[*node].number;
                     let address = match family {
                         "IPv4" => format!("10.80.{number}.10"),
-                        _ => format!("fd80:0:0:{number:x}::10"),
+                        // In canonical form, as the API wants it.
+                        _ => Ipv6Addr::new(0xfd80, 0, 0, number.into(), 0, 0, 0, 0x10).to_string(),
                     };
                     json!({ "addresses": [address], "nodeName": self.nodes[*node].name,
                         "conditions": { "ready": true, "serving": true, "terminating": false } })
@@ -325,12 +327,42 @@ impl Cluster {
     }
 
     pub(crate) fn post(&self, path: &str, kind: &str, body: &Value) -> anyhow::Result<()> {
-        let mut body = body.clone();
         let segments: Vec<&str> = path.split('/').collect();
-        body["kind"] = kind.into();
         // `/api/VERSION/…`, or `/apis/GROUP/VERSION/…`.
-        body["apiVersion"] = if segments[1] == "api" { segments[2].into() } else { segments[2..4].join("/").into() };
-        self.request("POST", path, Some(&body)).map(drop).with_context(|| format!("POST {path}: {body}"))
+        let version = if segments[1] == "api" { segments[2].to_owned() } else { segments[2..4].join("/") };
+        self.create(path, kind, &version, body).map(drop)
+    }
+
+    /// Makes an object of a kind whose version the path does not tell.
+    pub(crate) fn create(&self, path: &str, kind: &str, version: &str, body: &Value) -> anyhow::Result<Value> {
+        let mut body = body.clone();
+        body["kind"] = kind.into();
+        body["apiVersion"] = version.into();
+        self.request("POST", path, Some(&body)).with_context(|| format!("POST {path}: {body}"))
+    }
+
+    /// Writes to a resource since the API server began: what creates, patches and updates.
+    pub(crate) fn writes(&self, resource: &str) -> anyhow::Result<u64> {
+        if let Ok(stand_in) = self.api.stand_in() {
+            let is_write = |verb: &str| matches!(verb, "create" | "patch" | "update");
+            let requests = stand_in.requests();
+            return Ok(requests
+                .iter()
+                .filter(|(used, _)| used.resource == resource && is_write(&used.verb))
+                .map(|(_, count)| *count)
+                .sum());
+        }
+        // As `apiserver_request_total{…,resource="services",…,verb="PATCH",…} 12`.
+        let request = http::Request::get("/metrics").body(Vec::new())?;
+        let metrics = self.ask(async |client| Ok(client.request_text(request).await?))?;
+        let of_resource = format!("resource=\"{resource}\"");
+        let verbs = ["APPLY", "PATCH", "POST", "PUT"].map(|verb| format!("verb=\"{verb}\""));
+        let counted = metrics.lines().filter(|line| {
+            line.starts_with("apiserver_request_total{")
+                && line.contains(&of_resource)
+                && verbs.iter().any(|verb| line.contains(verb))
+        });
+        counted.map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<u64>()?)).sum()
     }
 
     /// Asks the API for something.
@@ -346,7 +378,7 @@ impl Cluster {
         &self,
         what: impl AsyncFnOnce(kube::Client) -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<T> {
-        let kubeconfig = Kubeconfig::from_yaml(&self.api.kubeconfig())?;
+        let kubeconfig = Kubeconfig::from_yaml(&self.api.kubeconfig()?)?;
         self.api_namespace.enter(|| {
             // Its sockets have to be made on this thread.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

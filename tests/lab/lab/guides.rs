@@ -123,8 +123,7 @@ impl Walk {
             self.carry_out(&step).with_context(told).with_context(|| self.said())?;
             self.do_what_a_cluster_does(&step, namespace, service).with_context(told)?;
         }
-        ensure!(self.cluster()?.api.refusals().is_empty(), "{:?}", self.cluster()?.api.refusals());
-        Ok(())
+        self.cluster()?.api.ensure_nothing_refused()
     }
 
     /// What a step says, once it is what it should say.

@@ -1,0 +1,198 @@
+//! The API server of a cluster in namespaces: the stand-in for one, or the real one that `KUBECONFIG` names, which is reached
+//! through a relay.
+//!
+//! A real one has to be there for these tests alone, a control plane without nodes: they make and delete nodes, services and
+//! namespaces as if it were theirs. Tests that have the API misbehave, or count what it was asked, need the stand-in and are
+//! left out.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::{SocketAddr, TcpListener},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use evenkeel_fake_api::{FakeApi, Handle, Options, User};
+use evenkeel_lab::Namespace;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpStream, lookup_host},
+    runtime::Runtime,
+};
+
+use crate::{cluster::SYSTEM, world::eventually};
+
+/// Where the API is, for nodes and tools.
+const LISTEN: &str = "10.78.0.1:6443";
+/// Namespaces that every cluster has.
+const STANDING: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Whether tests use the cluster that `KUBECONFIG` names.
+pub(crate) fn is_real() -> bool {
+    env::var_os("KUBECONFIG").is_some()
+}
+
+/// The API server.
+pub(crate) struct Api {
+    kind: Kind,
+    _runtime: Runtime,
+}
+
+enum Kind {
+    StandIn(Handle),
+    /// As it is seen from the namespaces.
+    Real(Kubeconfig),
+}
+
+impl Api {
+    /// Starts what answers in `namespace`. `options` are the stand-in's.
+    pub(crate) fn start(namespace: &Namespace, options: Options) -> anyhow::Result<Self> {
+        let listen: SocketAddr = LISTEN.parse()?;
+        if is_real() {
+            return Self::relay(namespace, listen);
+        }
+        // Its threads are where the API is: it may have to listen anew.
+        let runtime = namespace.enter(Runtime::new)??;
+        let handle = namespace.enter(|| runtime.block_on(FakeApi::start(listen, options)))??;
+        Ok(Self { kind: Kind::StandIn(handle), _runtime: runtime })
+    }
+
+    /// Brings connections from `namespace` to the real server, which is emptied first.
+    fn relay(namespace: &Namespace, listen: SocketAddr) -> anyhow::Result<Self> {
+        let listener = namespace.enter(|| TcpListener::bind(listen))??;
+        listener.set_nonblocking(true)?;
+        let runtime = Runtime::new()?;
+        let mut kubeconfig = Kubeconfig::read().context("the cluster of KUBECONFIG")?;
+        let (server, client) = runtime.block_on(async {
+            let config =
+                kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
+            let host = config.cluster_url.host().context("no host in the server's URL")?.to_owned();
+            let port = config.cluster_url.port_u16().unwrap_or(443);
+            let server = lookup_host((host.trim_matches(['[', ']']), port)).await?.next().context("no address")?;
+            for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+                cluster.server = Some(format!("https://{listen}"));
+                cluster.tls_server_name.get_or_insert(host.clone());
+            }
+            anyhow::Ok((server, kube::Client::try_from(config)?))
+        })?;
+        empty(&runtime, &client)?;
+        runtime.spawn(async move {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            while let Ok((mut here, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(server).await?;
+                    copy_bidirectional(&mut here, &mut there).await
+                });
+            }
+        });
+        Ok(Self { kind: Kind::Real(kubeconfig), _runtime: runtime })
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> anyhow::Result<String> {
+        match &self.kind {
+            Kind::StandIn(handle) => Ok(handle.kubeconfig()),
+            // JSON is YAML.
+            Kind::Real(kubeconfig) => Ok(serde_json::to_string_pretty(kubeconfig)?),
+        }
+    }
+
+    /// A service account's, of [`SYSTEM`]. `ask` asks the API as the administrator.
+    pub(crate) fn kubeconfig_of(
+        &self,
+        account: &str,
+        ask: impl FnOnce(&str, &Value) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<String> {
+        let kubeconfig = match &self.kind {
+            Kind::StandIn(handle) => return Ok(handle.kubeconfig_for(User::service_account(SYSTEM, account))),
+            Kind::Real(kubeconfig) => kubeconfig,
+        };
+        let path = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/{account}/token");
+        let answer = ask(&path, &json!({ "spec": { "expirationSeconds": 7200 } }))?;
+        let token = answer["status"]["token"].as_str().with_context(|| format!("no token for {account}: {answer}"))?;
+        let mut kubeconfig = kubeconfig.clone();
+        for user in &mut kubeconfig.auth_infos {
+            user.auth_info = Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() });
+        }
+        Ok(serde_json::to_string_pretty(&exposed(&kubeconfig, token)?)?)
+    }
+
+    /// The stand-in, for what only it can do.
+    pub(crate) fn stand_in(&self) -> anyhow::Result<&Handle> {
+        match &self.kind {
+            Kind::StandIn(handle) => Ok(handle),
+            Kind::Real(_) => bail!("this test needs the stand-in: run it without KUBECONFIG"),
+        }
+    }
+
+    /// RBAC has refused nothing, as far as the server tells.
+    pub(crate) fn ensure_nothing_refused(&self) -> anyhow::Result<()> {
+        let refusals = match &self.kind {
+            Kind::StandIn(handle) => handle.refusals(),
+            Kind::Real(_) => BTreeMap::new(),
+        };
+        ensure!(refusals.is_empty(), "refused: {refusals:#?}");
+        Ok(())
+    }
+}
+
+/// A secret is not written out by itself.
+fn exposed(kubeconfig: &Kubeconfig, token: &str) -> anyhow::Result<Value> {
+    let mut value = serde_json::to_value(kubeconfig)?;
+    for user in value["users"].as_array_mut().into_iter().flatten() {
+        user["user"] = json!({ "token": token });
+    }
+    Ok(value)
+}
+
+/// Removes what tests have left, from a cluster that has nothing else.
+fn empty(runtime: &Runtime, client: &kube::Client) -> anyhow::Result<()> {
+    let ask = |method: &str, path: &str| -> anyhow::Result<Value> {
+        let request = http::Request::builder().method(method).uri(path).body(Vec::new())?;
+        Ok(runtime.block_on(client.request(request))?)
+    };
+    let names = |path: &str| -> anyhow::Result<Vec<String>> {
+        let list = ask("GET", path)?;
+        let items = list["items"].as_array().into_iter().flatten();
+        Ok(items.filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned())).collect())
+    };
+    let foreign: Vec<String> = names("/api/v1/nodes")?.into_iter().filter(|name| !name.starts_with("node-")).collect();
+    ensure!(
+        foreign.is_empty(),
+        "the cluster of KUBECONFIG has nodes ({}): these tests need a control plane of their own, and unset KUBECONFIG has them \
+         use a stand-in",
+        foreign.join(", ")
+    );
+    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const OTHERS: [&str; 6] = [
+        "/api/v1/nodes",
+        "/api/v1/namespaces/default/services",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    ];
+    let is_ours = |path: &str, name: &str| match path {
+        CRDS => name.ends_with(".metallb.io"),
+        _ if path.contains("clusterrole") || path.contains("webhook") => name.starts_with("evenkeel"),
+        _ => name != "kubernetes",
+    };
+    for path in [CRDS].iter().chain(&OTHERS) {
+        for name in names(path)?.iter().filter(|name| is_ours(path, name)) {
+            // It may go with another one.
+            let _ = ask("DELETE", &format!("{path}/{name}"));
+        }
+    }
+    for name in names("/api/v1/namespaces")?.iter().filter(|name| !STANDING.contains(&name.as_str())) {
+        let _ = ask("DELETE", &format!("/api/v1/namespaces/{name}"));
+    }
+    eventually("what tests have left is deleted", || {
+        let namespaces = names("/api/v1/namespaces")?;
+        let definitions = names(CRDS)?;
+        let are_gone = namespaces.iter().all(|name| STANDING.contains(&name.as_str()))
+            && !definitions.iter().any(|name| is_ours(CRDS, name));
+        Ok(are_gone.then_some(()))
+    })
+}
