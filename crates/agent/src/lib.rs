@@ -19,6 +19,7 @@ mod groups;
 pub mod health;
 pub mod health_ports;
 mod host;
+mod leftovers;
 mod metrics;
 mod next_hops;
 mod node;
@@ -127,6 +128,9 @@ pub enum Error {
     /// Frames cannot be sent.
     #[error("cannot open a packet socket to announce VIPs: {0}")]
     PacketSocket(std::io::Error),
+    /// Clients and backends cannot be asked about connections.
+    #[error("cannot open a raw socket to ask clients and backends about connections: {0}")]
+    RawSocket(std::io::Error),
     /// The kernel does not say when routes and neighbours change.
     #[error("cannot follow the kernel's routes and neighbours: {0}")]
     NextHops(std::io::Error),

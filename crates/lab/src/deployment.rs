@@ -80,7 +80,8 @@ pub struct Deployment {
 struct Replica {
     backend: Backend,
     server: Child,
-    condition: Condition,
+    /// `None`: it has no endpoint.
+    condition: Option<Condition>,
 }
 
 impl Deployment {
@@ -101,7 +102,7 @@ impl Deployment {
         }
         for replica in &mut deployment.replicas {
             replica.server.wait_for_line("ready", START_TIMEOUT)?;
-            replica.condition = Condition::Ready;
+            replica.condition = Some(Condition::Ready);
         }
         deployment.manifests.write(SERVICE_FILE, &deployment.service.manifest())?;
         deployment.publish()?;
@@ -138,7 +139,17 @@ impl Deployment {
     /// [`Error::UnknownBackend`], or what writing the manifest met with.
     pub fn set_condition(&mut self, name: &str, condition: Condition) -> Result<(), Error> {
         let index = self.index(name)?;
-        self.replicas[index].condition = condition;
+        self.replicas[index].condition = Some(condition);
+        self.publish()
+    }
+
+    /// Removes a server's endpoint; the server itself goes on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBackend`], or what writing the manifest met with.
+    pub fn withdraw(&mut self, name: &str) -> Result<(), Error> {
+        let index = self.index(name)?;
+        self.replicas[index].condition = None;
         self.publish()
     }
 
@@ -195,7 +206,7 @@ impl Deployment {
     fn start_server(&mut self, lab: &mut Standard) -> Result<Backend, Error> {
         let backend = lab.add_backend()?;
         let server = backend.namespace.spawn((self.server)(&backend))?;
-        self.replicas.push(Replica { backend: backend.clone(), server, condition: Condition::NotReady });
+        self.replicas.push(Replica { backend: backend.clone(), server, condition: Some(Condition::NotReady) });
         Ok(backend)
     }
 
@@ -203,11 +214,13 @@ impl Deployment {
         let endpoints: Vec<Endpoint> = self
             .replicas
             .iter()
-            .map(|replica| Endpoint {
-                name: replica.backend.name.clone(),
-                addresses: replica.backend.addresses().into(),
-                node: NODE_NAME.to_owned(),
-                condition: replica.condition,
+            .filter_map(|replica| {
+                Some(Endpoint {
+                    name: replica.backend.name.clone(),
+                    addresses: replica.backend.addresses().into(),
+                    node: NODE_NAME.to_owned(),
+                    condition: replica.condition?,
+                })
             })
             .collect();
         self.manifests.write(ENDPOINTS_FILE, &self.service.endpoint_slices(&endpoints))

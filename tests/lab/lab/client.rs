@@ -69,6 +69,12 @@ impl Session {
         Ok(())
     }
 
+    /// Waits for what comes, without saying anything: how the connection ended.
+    pub(crate) fn wait_for_end(mut self) -> ErrorKind {
+        let mut rest = String::new();
+        self.stream.read_line(&mut rest).map_or_else(|error| error.kind(), |_| ErrorKind::UnexpectedEof)
+    }
+
     fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         ensure!(self.stream.read_line(&mut line)? > 0, "the connection was closed");

@@ -17,6 +17,7 @@ mod guides;
 mod health;
 mod import;
 mod installed;
+mod leftovers;
 mod lifecycle;
 mod migration;
 mod mode;
@@ -86,6 +87,7 @@ fn trials(sandbox: Option<&'static Sandbox>) -> Vec<Trial> {
         drain::TESTS,
         fan_out::TESTS,
         import::TESTS,
+        leftovers::TESTS,
         reload::TESTS,
         rescue::TESTS,
         scenarios::TESTS,

@@ -6,10 +6,10 @@ use evenkeel_health::{
     View,
     passive::{Observation, Symptom},
 };
-use evenkeel_loader::{Failure, Hook, Interface, Observed};
+use evenkeel_loader::{Failure, Hook, Interface, Mode, Observed};
 
 use super::NodeAgent;
-use crate::{desired, host};
+use crate::{desired, host, leftovers::Step};
 
 impl NodeAgent {
     /// Attaches again where an interface was replaced or got another hardware address, and announces anew where a link came
@@ -80,6 +80,45 @@ impl NodeAgent {
 
     pub(super) fn reap(&mut self) {
         self.data_path.reap();
+    }
+
+    /// When there is something to be done about backends that are no longer endpoints.
+    pub(super) fn leftovers_due(&self) -> Option<Instant> {
+        // What is only counted is nobody's connection here.
+        let due =
+            (self.mode == Mode::Active).then(|| self.leftovers.next_due(self.data_path.burials(), Instant::now()));
+        due.flatten()
+    }
+
+    /// Asks backends that are no longer endpoints whether they are there, and tells the clients of those that are not.
+    pub(super) fn look_at_leftovers(&mut self) {
+        let leftovers = match self.data_path.leftovers() {
+            Ok(leftovers) => leftovers,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see which connections are left to backends that are gone");
+                Vec::new()
+            }
+        };
+        let (burials, now) = (self.data_path.burials(), Instant::now());
+        let mut given_up = 0;
+        for step in self.leftovers.look(&leftovers, burials, now) {
+            let sent = match step {
+                Step::Ask(connection, backend) => self.asker.ask_backend(&connection, backend),
+                // The client may have gone, or have a new connection there.
+                Step::GiveUp(connection) if !self.data_path.abandon(&connection) => continue,
+                Step::GiveUp(connection) => {
+                    given_up += 1;
+                    self.asker.ask_client(&connection)
+                }
+            };
+            if let Err(error) = sent {
+                // No way there is an answer, too.
+                tracing::debug!(?step, %error, "not asked");
+            }
+        }
+        if given_up > 0 {
+            tracing::info!(connections = given_up, "backends that are gone for good: their clients are told");
+        }
     }
 
     /// Gives backends the shares that health checks leave them.

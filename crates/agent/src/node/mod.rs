@@ -47,6 +47,7 @@ use crate::{
     health::Checker,
     health_ports::HealthPorts,
     host,
+    leftovers::{self, Leftovers},
     next_hops::NextHops,
     status::{self, Status},
     vitals::Vitals,
@@ -113,6 +114,7 @@ pub async fn run(
     node.attend();
     loop {
         let next_announcement = node.announcer.next_due();
+        let leftovers_due = node.leftovers_due();
         tokio::select! {
             () = shutdown.cancelled(), if leaves_until.is_none() && !node.drain.has_begun() => {
                 if node.drains() {
@@ -181,6 +183,7 @@ pub async fn run(
             }
             _ = claims.tick(), if node.cluster.is_some() => node.look_at_claims(),
             _ = reap.tick() => node.reap(),
+            () = sleep_until(leftovers_due) => node.look_at_leftovers(),
             _ = observe.tick(), if !node.suspects.is_empty() => node.observe(),
         }
         if node.ready().is_ok()
@@ -328,6 +331,9 @@ struct NodeAgent {
     health_ports: HealthPorts,
     /// Frontends whose backends may be ejected for what their flows meet with.
     suspects: HashSet<FrontendKey>,
+    /// Backends that are no longer endpoints and have connections.
+    leftovers: Leftovers,
+    asker: leftovers::sender::Sender,
 }
 
 impl NodeAgent {
@@ -383,6 +389,8 @@ impl NodeAgent {
             answered: BTreeSet::new(),
             health_ports: HealthPorts::default(),
             suspects: HashSet::new(),
+            leftovers: Leftovers::default(),
+            asker: leftovers::sender::Sender::open().map_err(Error::RawSocket)?,
             config,
         })
     }

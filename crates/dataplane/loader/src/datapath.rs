@@ -28,6 +28,7 @@ use crate::{
     downgrade::{HandedBack, Present},
     flows::{self, FlowTable},
     hook::{self, Hook, HookChoice, Interface},
+    leftovers::{self, Connection, Leftover},
     limits::LimitRows,
     map_error,
     migrate::{self, Former, Fresh},
@@ -772,6 +773,41 @@ impl DataPath {
         self.count_flows(&present);
     }
 
+    /// How many backends have ceased to be endpoints so far, those included that an earlier process left as such.
+    #[must_use]
+    pub fn burials(&self) -> u64 {
+        self.slots.burials()
+    }
+
+    /// Backends that are no longer endpoints, with the TCP connections they still have.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
+        leftovers::find(&self.slots, &self.flows, &self.sources, self.clock.now())
+            .into_iter()
+            .map(|(slot, leftover)| Ok(Leftover { packets_out: self.traffic_of(slot)?.packets_out, ..leftover }))
+            .collect()
+    }
+
+    /// Has the next packet of a client whose backend is no longer an endpoint answered by a reset, unless the backend says
+    /// something before. `false`: there is no such connection any more.
+    pub fn abandon(&mut self, connection: &Connection) -> bool {
+        leftovers::abandon(&self.flows, connection)
+    }
+
+    /// What a slot's backend was sent and has sent, all CPUs together.
+    fn traffic_of(&self, slot: u32) -> Result<Traffic, Error> {
+        let mut traffic = Traffic::default();
+        for cpu in self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?.iter() {
+            traffic.packets_in += cpu.packets_in;
+            traffic.bytes_in += cpu.bytes_in;
+            traffic.packets_out += cpu.packets_out;
+            traffic.bytes_out += cpu.bytes_out;
+        }
+        Ok(traffic)
+    }
+
     /// Corrects the programs' count of the flows of limited frontends.
     fn count_flows(&mut self, present: &StdHashMap<u32, u32>) {
         let mut by_row: StdHashMap<u32, u32> = self.limits.rows().map(|row| (row, 0)).collect();
@@ -811,8 +847,7 @@ impl DataPath {
         let mut observed = Vec::new();
         let mut answers = StdHashMap::new();
         for (slot, backend) in self.slots.used().filter(|(_, backend)| frontends.contains(&backend.frontend)) {
-            let cpus = self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?;
-            let packets: u64 = cpus.iter().map(|cpu| cpu.packets_out).sum();
+            let packets = self.traffic_of(slot)?.packets_out;
             let before = self.answers.get(&slot).copied().unwrap_or(packets);
             answers.insert(slot, packets);
             let failures = failures.remove(&slot).unwrap_or_default();
@@ -899,13 +934,7 @@ impl DataPath {
             .used()
             .map(|(slot, backend)| {
                 let flows = live.get(&slot).copied().unwrap_or(0);
-                let mut traffic = Traffic::default();
-                for cpu in self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?.iter() {
-                    traffic.packets_in += cpu.packets_in;
-                    traffic.bytes_in += cpu.bytes_in;
-                    traffic.packets_out += cpu.packets_out;
-                    traffic.bytes_out += cpu.bytes_out;
-                }
+                let traffic = self.traffic_of(slot)?;
                 Ok(((backend.frontend, slots::address(&backend)), BackendUse { flows, traffic }))
             })
             .collect()

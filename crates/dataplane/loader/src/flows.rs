@@ -36,12 +36,31 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
 
     /// Calls `each` for every flow. The table changes meanwhile: a flow can be missed, or be half another's.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Flow)) {
+        self.for_each_at(|_, flow| each(flow));
+    }
+
+    /// The same, with bucket and way of each.
+    pub(crate) fn for_each_at(&self, mut each: impl FnMut((usize, usize), &Flow)) {
         for index in 0..self.flows.count() {
             for (way, tag) in self.used(index) {
                 let flow = self.record(index, way);
                 if tag > FlowBucket::CLAIMED && flow.protocol != 0 {
-                    each(&flow);
+                    each((index, way), &flow);
                 }
+            }
+        }
+    }
+
+    /// Sets [`Flow::datagrams`] of the flow in a bucket's way. `false`: another one is there, or none.
+    pub(crate) fn set_datagrams(&self, (index, way): (usize, usize), key: &Tuple, datagrams: u8) -> bool {
+        loop {
+            let flow = self.record(index, way);
+            if flow.tuple() != *key {
+                return false;
+            }
+            let word = |datagrams| u32::from_ne_bytes([flow.protocol, flow.state, flow.flags, datagrams]);
+            if self.flows.exchange(index, word_offset(way), word(flow.datagrams), word(datagrams)) {
+                return true;
             }
         }
     }
@@ -112,8 +131,7 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
         self.forget_reply(&flow, number, &backend(flow.backend), sources);
         let word = u32::from_ne_bytes([flow.protocol, flow.state, flow.flags, flow.datagrams]);
         // Protocol zero: no packet matches the record any more.
-        let offset = size_of::<[u32; WAYS]>() + way * size_of::<Flow>() + std::mem::offset_of!(Flow, protocol);
-        self.flows.exchange(index, offset, word, 0);
+        self.flows.exchange(index, word_offset(way), word, 0);
         self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, FlowBucket::FREE);
         1
     }
@@ -181,6 +199,11 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
             }
         }
     }
+}
+
+/// Where in a bucket the word is that holds protocol, state, flags and datagrams of a way's record.
+const fn word_offset(way: usize) -> usize {
+    size_of::<[u32; WAYS]>() + way * size_of::<Flow>() + std::mem::offset_of!(Flow, protocol)
 }
 
 /// What became of a flow that was to be recorded.

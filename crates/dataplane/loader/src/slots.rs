@@ -18,18 +18,21 @@ pub(crate) struct Slots<E> {
     unused_from: u32,
     /// Slots that were used and are free again.
     freed: BTreeSet<u32>,
+    /// Tombstones there have been.
+    burials: u64,
 }
 
 impl<E: Elements<Backend>> Slots<E> {
     /// Reads the array as an earlier process, if any, left it.
     pub(crate) fn adopt(array: E) -> Self {
-        let mut slots = Self { by_frontend: HashMap::new(), unused_from: 0, freed: BTreeSet::new(), array };
+        let mut slots = Self { by_frontend: HashMap::new(), unused_from: 0, freed: BTreeSet::new(), burials: 0, array };
         for slot in 0..u32::try_from(slots.array.count()).unwrap_or(u32::MAX) {
             let backend = slots.get(slot);
             if backend.state != backend_state::FREE {
                 slots.freed.extend(slots.unused_from..slot);
                 slots.unused_from = slot + 1;
                 slots.by_frontend.entry(backend.frontend).or_default().insert(address(&backend), slot);
+                slots.burials += u64::from(backend.state == backend_state::TOMBSTONE);
             }
         }
         slots
@@ -87,8 +90,14 @@ impl<E: Elements<Backend>> Slots<E> {
             .collect();
         for slot in buried {
             let backend = self.get(slot);
+            self.burials += u64::from(backend.state != backend_state::TOMBSTONE);
             self.write(slot, Backend { state: backend_state::TOMBSTONE, ..backend });
         }
+    }
+
+    /// How many tombstones there have been, since [`Slots::adopt`] and with those found then.
+    pub(crate) fn burials(&self) -> u64 {
+        self.burials
     }
 
     /// Frontends that have slots.

@@ -78,7 +78,8 @@ pub struct Flow {
     /// [`Backend::flags`](crate::Backend::flags) at the time of the pick, and [`Flow::FROM_HOST`].
     pub flags: u8,
     /// UDP: datagrams from the client without a long pause between them, up to [`UDP_SESSION_DATAGRAMS`]. TCP: one; and,
-    /// where the backend is no longer an endpoint, one more for each time that the client asked in vain.
+    /// where the backend is no longer an endpoint, one more for each time that the client asked in vain, more than
+    /// [`Flow::IN_VAIN`] at once where user space has found that it is not there.
     pub datagrams: u8,
     /// Backend slot.
     pub backend: u32,
@@ -116,6 +117,10 @@ impl Flow {
     pub const RETRIED: u8 = 64;
     /// Of the flags: the client is this host itself, so that replies stay here.
     pub const FROM_HOST: u8 = 128;
+    /// Of [`Flow::datagrams`]: times that the client of a backend that is no longer an endpoint may ask, with an eighth of a
+    /// second between them, before no answer means that it is not there any more. With Linux, data come again after 0.2 seconds,
+    /// and what is there acknowledges them within 0.04.
+    pub const IN_VAIN: u8 = 2;
     /// No flow.
     pub const NONE: Self = Self {
         client: Address::ZERO,

@@ -25,11 +25,6 @@ use crate::{
 /// client's address and port already.
 const PICKS: u32 = 24;
 
-/// Times that the client of a backend that is no longer an endpoint may ask, with an eighth of a second between them, before no
-/// answer means that it is not there any more: with Linux, data come again after 0.2 seconds, and what is there acknowledges
-/// them within 0.04.
-const IN_VAIN: u8 = 2;
-
 pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
 const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };
 const TURN: Names = Names { direct: Outcome::ForwardTurn, stack: Outcome::StackTurn, untouched: false };
@@ -379,7 +374,7 @@ fn is_abandoned(flow: &mut Flow, now: u32) -> bool {
     if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
         flow.datagrams = flow.datagrams.saturating_add(1);
     }
-    flow.datagrams > IN_VAIN
+    flow.datagrams > Flow::IN_VAIN
 }
 
 /// A packet that no flow claims: finds its frontend, into `work.frontend`, and whether that takes this client's new flow.
