@@ -14,7 +14,7 @@ use evenkeel_lab::{
     topology::{POD_BRIDGE, Standard, UPLINK},
 };
 use evenkeel_loader::{BackendSpec, DataPath, FrontendSpec, HookChoice, Interface, Options, Others, Program, State};
-use evenkeel_maps::{TABLE_ROW, TABLE_ROWS, TCP, UDP, Vip};
+use evenkeel_maps::{MAX_FRONTENDS, TABLE_ROW, TABLE_ROWS, TCP, UDP, Vip};
 
 use evenkeel_plan::world::Forwarding;
 use evenkeel_sources::directory::Update;
@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
         "regressions::a_frontend_that_was_never_carried_leaves_no_slots",
         a_frontend_that_was_never_carried_leaves_no_slots,
     ),
+    ("regressions::a_frontend_too_many_is_refused_alone", a_frontend_too_many_is_refused_alone),
     ("regressions::an_agent_outlives_its_source", an_agent_outlives_its_source),
     ("regressions::an_interface_keeps_its_bit", an_interface_keeps_its_bit),
 ];
@@ -168,6 +169,19 @@ fn a_frontend_that_was_never_carried_leaves_no_slots(sandbox: &Sandbox) -> anyho
         let left = bench.data_path.backend_uses()?;
         ensure!(left.is_empty(), "{left:?}");
         Ok(())
+    })
+}
+
+/// One frontend more than the maps have room for: the others are carried, and the error says what that is about.
+fn a_frontend_too_many_is_refused_alone(sandbox: &Sandbox) -> anyhow::Result<()> {
+    bench(sandbox, |bench| {
+        let last = u16::try_from(MAX_FRONTENDS + 1)?;
+        let specs: Vec<FrontendSpec> = (1..=last).map(|port| FrontendSpec::new(key(port, TCP))).collect();
+        let failures = bench.data_path.set_frontends(&specs, Others::Remove, Instant::now());
+        let [(refused, error)] = &failures[..] else { anyhow::bail!("{} are refused", failures.len()) };
+        ensure!(error.to_string().contains(&format!("made for {MAX_FRONTENDS}")), "{error}");
+        ensure!(!bench.data_path.carries(*refused) && bench.data_path.carries(key(1, TCP)), "{refused:?}");
+        bench.apply(&[])
     })
 }
 

@@ -16,7 +16,7 @@ use aya::{
 };
 use evenkeel_maps::{
     self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, Flow, FlowBucket, Frontend, FrontendKey,
-    INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_FRONTENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, Questions,
+    INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, Questions,
     REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, Traffic,
     Vip, WATCHED_BITS, WAYS, map, ticks,
 };
@@ -286,7 +286,7 @@ impl DataPath {
             present_vips,
             interfaces,
             source_ranges: take(&mut object, map::SOURCE_RANGES)?,
-            limits: LimitRows::new(shared(&mut object, map::LIMITS, Some(MAX_FRONTENDS))?),
+            limits: LimitRows::new(shared(&mut object, map::LIMITS, None)?),
             sources,
             clock,
             settings,
@@ -512,14 +512,17 @@ impl DataPath {
         let former = self.carried.get(&spec.key).copied();
         let old = former.as_ref().map(rows);
         // After a restart most tables are the same: then there is room even when a copy of each would not fit.
+        let number = match former {
+            Some(former) => former.number,
+            None => self.free_numbers.first().copied().unwrap_or(self.unused_number),
+        };
+        if number as usize >= self.limits.capacity() {
+            return Err(Error::NoFrontend { frontends: self.limits.capacity() });
+        }
         let kept = old.filter(|rows| self.tables.holds(*rows, &table));
         let place = match kept {
             Some(rows) => rows,
             None => self.tables.write(&table, now)?,
-        };
-        let number = match former {
-            Some(former) => former.number,
-            None => self.free_numbers.first().copied().unwrap_or(self.unused_number),
         };
         let mut flags = 0;
         for (bit, is_set) in [

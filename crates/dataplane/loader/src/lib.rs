@@ -122,6 +122,15 @@ pub enum Error {
         /// The node's name.
         node: String,
     },
+    /// As many frontends are carried as the data path was made for.
+    #[error(
+        "no room for another frontend: this node's data path was made for {frontends}; one that an older build made is made anew after \
+         `evenkeel uninstall` (its flows end)"
+    )]
+    NoFrontend {
+        /// How many.
+        frontends: usize,
+    },
     /// All backend slots are in use.
     #[error("no backend slot is free: this node carries at most {} backends", evenkeel_maps::MAX_BACKENDS)]
     NoSlot,

@@ -59,6 +59,11 @@ impl<E: Elements<Limit>> LimitRows<E> {
         });
     }
 
+    /// Rows there are: one for each frontend that the data path was made for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.array.count()
+    }
+
     /// The rows in use.
     pub(crate) fn rows(&self) -> impl Iterator<Item = u32> + '_ {
         self.by_name.values().copied()

@@ -26,8 +26,9 @@ pub const SCHEMA_VERSION: u32 = 2;
 
 /// Capacity of [`Backend`] slots on one node: 50,000 endpoints with two ports each, and room for tombstones.
 pub const MAX_BACKENDS: usize = 131_072;
-/// Capacity of frontends on one node.
-pub const MAX_FRONTENDS: usize = 16_384;
+/// Capacity of frontends on one node: 10,000 services with three ports, or with one port and both families. A data path that is
+/// there keeps the capacity it was made with.
+pub const MAX_FRONTENDS: usize = 32_768;
 /// Capacity of VIPs on one node: each has a frontend.
 pub const MAX_VIPS: usize = MAX_FRONTENDS;
 /// Capacity of source ranges, all frontends together.
@@ -53,8 +54,8 @@ pub const MAX_SOURCES: usize = 8;
 
 /// Maglev slots in one row of the table map: a cache line, because the kernel pads array values to eight bytes.
 pub const TABLE_ROW: usize = 16;
-/// Rows of the table map: 8 Mi Maglev slots, 32 MiB. 10,000 services with backends of their own take five eighths.
-pub const TABLE_ROWS: usize = 524_288;
+/// Rows of the table map: 16 Mi Maglev slots, 64 MiB. 10,000 frontends with five backends each take five sixteenths.
+pub const TABLE_ROWS: usize = 1_048_576;
 
 /// A UDP flow with this many datagrams from the client is a session; with fewer it is an exchange of question and answer.
 pub const UDP_SESSION_DATAGRAMS: u8 = 4;
