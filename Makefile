@@ -88,7 +88,8 @@ soak: ## Flows through the real eBPF object while endpoints come and go: FLOWS (
 	@scripts/privileged.sh $(TARGET)/release/xtask soak --flows $(or $(FLOWS),10000000) --changes $(or $(CHANGES),100000)
 
 image: ## An OCI image archive of the static binary, without Docker: target/image/evenkeel.oci.tar
-	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$$PWD=/evenkeel" $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu --package evenkeel
+	RUSTFLAGS="-C target-feature=+crt-static -C strip=debuginfo --remap-path-prefix=$$PWD=/evenkeel --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo" \
+	  $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu --package evenkeel
 	$(CARGO) xtask image --binary $(TARGET)/x86_64-unknown-linux-gnu/release/evenkeel
 
 manifests: ## Write the definitions in the chart, and the plain manifests rendered from it (needs helm)
