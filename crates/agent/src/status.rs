@@ -255,10 +255,7 @@ impl Snapshot<'_> {
             or_problem(error);
             Vec::new()
         });
-        let uses = self.data_path.backend_uses().unwrap_or_else(|error| {
-            or_problem(error);
-            BackendUses::new()
-        });
+        let uses = self.data_path.backend_uses();
         let interfaces = self.interfaces.iter().map(|interface| {
             let counters = self.data_path.interface_counters(interface).unwrap_or_default();
             Interface {

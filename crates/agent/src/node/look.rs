@@ -92,13 +92,7 @@ impl NodeAgent {
 
     /// Asks backends that are no longer endpoints whether they are there, and tells the clients of those that are not.
     pub(super) fn look_at_leftovers(&mut self) {
-        let leftovers = match self.data_path.leftovers() {
-            Ok(leftovers) => leftovers,
-            Err(error) => {
-                tracing::warn!(%error, "cannot see which connections are left to backends that are gone");
-                Vec::new()
-            }
-        };
+        let leftovers = self.data_path.leftovers();
         let (burials, now) = (self.data_path.burials(), Instant::now());
         let mut given_up = 0;
         for step in self.leftovers.look(&leftovers, burials, now) {
@@ -130,14 +124,7 @@ impl NodeAgent {
 
     /// Tells the health checks what backends did to their clients.
     pub(super) fn observe(&mut self) {
-        let observed = match self.data_path.observe(&self.suspects) {
-            Ok(observed) => observed,
-            Err(error) => {
-                tracing::warn!(%error, "cannot see how backends treat their clients");
-                return;
-            }
-        };
-        for Observed { frontend, backend, answered, failures } in observed {
+        for Observed { frontend, backend, answered, failures } in self.data_path.observe(&self.suspects) {
             let Some(key) = desired::plan_key(&frontend) else { continue };
             if answered {
                 self.checker.observe(key, backend, Observation::Success);

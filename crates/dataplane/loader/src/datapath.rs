@@ -13,12 +13,13 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
+    util::nr_cpus,
 };
 use evenkeel_maps::{
     self as maps, Address, Attendance, Backend, Claim, DEFAULT_FLOWS, Flow, FlowBucket, Frontend, FrontendKey,
     INTERFACE_ROWS, Limit, MAX_BACKENDS, MAX_INTERFACES, MAX_SOURCES, Outcome, Questions,
     REPLY_BUCKETS_PER_FLOW_BUCKET, RESCUE_TRIES, RefusalKey, ReplyBucket, Settings, SourceRange, TABLE_ROW, Traffic,
-    Vip, WATCHED_BITS, WAYS, map, ticks,
+    Vip, WATCHED_BITS, WAYS, constant, map, ticks,
 };
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
@@ -40,6 +41,7 @@ use crate::{
     slots::{self, Slots},
     spec::FrontendSpec,
     tables::{Rows, Tables},
+    traffic::{Groups, TrafficRows},
     watched::Watched,
 };
 
@@ -171,7 +173,7 @@ pub struct DataPath {
     settings: SharedArray<Settings>,
     clock: Clock,
     counters: PerCpuArray<MapData, u64>,
-    traffic: PerCpuArray<MapData, Traffic>,
+    traffic: TrafficRows<SharedArray<Traffic>>,
     refusals: HashMap<MapData, RefusalKey, u64>,
     watched: Watched<SharedArray<u64>>,
     flows: FlowTable<SharedArray<FlowBucket>, SharedArray<ReplyBucket>>,
@@ -224,6 +226,11 @@ impl DataPath {
         let buckets = buckets(options.flows);
         loader.map_max_entries(map::FLOWS, buckets);
         loader.map_max_entries(map::REPLIES, buckets * REPLY_BUCKETS);
+        let groups = Groups::of(nr_cpus().map_err(|(what, source)| Error::Processors { what, source })?);
+        loader.map_max_entries(map::TRAFFIC, u32::try_from(groups.rows()).unwrap_or(u32::MAX));
+        let is_shared = u32::from(groups.is_shared);
+        loader.override_global(constant::TRAFFIC_GROUPS, &groups.count, true);
+        loader.override_global(constant::TRAFFIC_IS_SHARED, &is_shared, true);
         let former_flows = former.as_ref().map(Former::flow_table).transpose()?.flatten();
         if let Some(pin) = &former_flows {
             loader.map_pin_path(map::V1_FLOWS, pin);
@@ -231,6 +238,9 @@ impl DataPath {
         let loaded_on = Maps::look(&pins, former_flows.is_some())?;
         let mut object = loader.load(OBJECT)?;
         programs::load(&mut object, &options.hooks, &pins, loaded_on)?;
+        for name in map::RETIRED {
+            pins::remove(&pins.map(name))?;
+        }
 
         let mut frontends: HashMap<_, FrontendKey, Frontend> = take(&mut object, map::FRONTENDS)?;
         let mut vips: HashMap<_, Address, Vip> = take(&mut object, map::VIPS)?;
@@ -291,7 +301,7 @@ impl DataPath {
             clock,
             settings,
             counters,
-            traffic: take(&mut object, map::TRAFFIC)?,
+            traffic: TrafficRows(shared(&mut object, map::TRAFFIC, Some(groups.rows()))?),
             refusals: take(&mut object, map::REFUSALS)?,
             watched,
             flows,
@@ -771,6 +781,7 @@ impl DataPath {
             for slot in free {
                 self.watched.remove(&self.slots.get(slot).address);
                 self.slots.free(slot);
+                self.traffic.forget(slot);
             }
         }
         self.count_flows(&present);
@@ -783,13 +794,11 @@ impl DataPath {
     }
 
     /// Backends that are no longer endpoints, with the TCP connections they still have.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<Leftover> {
         leftovers::find(&self.slots, &self.flows, &self.sources, self.clock.now())
             .into_iter()
-            .map(|(slot, leftover)| Ok(Leftover { packets_out: self.traffic_of(slot)?.packets_out, ..leftover }))
+            .map(|(slot, leftover)| Leftover { packets_out: self.traffic.of(slot).packets_out, ..leftover })
             .collect()
     }
 
@@ -797,18 +806,6 @@ impl DataPath {
     /// something before. `false`: there is no such connection any more.
     pub fn abandon(&mut self, connection: &Connection) -> bool {
         leftovers::abandon(&self.flows, connection)
-    }
-
-    /// What a slot's backend was sent and has sent, all CPUs together.
-    fn traffic_of(&self, slot: u32) -> Result<Traffic, Error> {
-        let mut traffic = Traffic::default();
-        for cpu in self.traffic.get(&slot, 0).map_err(map_error(map::TRAFFIC))?.iter() {
-            traffic.packets_in += cpu.packets_in;
-            traffic.bytes_in += cpu.bytes_in;
-            traffic.packets_out += cpu.packets_out;
-            traffic.bytes_out += cpu.bytes_out;
-        }
-        Ok(traffic)
     }
 
     /// Corrects the programs' count of the flows of limited frontends.
@@ -826,10 +823,7 @@ impl DataPath {
     }
 
     /// What the flows of these frontends' backends have met with since the last call: the evidence for passive ejection.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn observe(&mut self, frontends: &HashSet<FrontendKey>) -> Result<Vec<Observed>, Error> {
+    pub fn observe(&mut self, frontends: &HashSet<FrontendKey>) -> Vec<Observed> {
         let now = self.clock.now();
         let since = std::mem::replace(&mut self.observed_at, now);
         let mut failures: StdHashMap<u32, Vec<(IpAddr, Failure)>> = StdHashMap::new();
@@ -850,7 +844,7 @@ impl DataPath {
         let mut observed = Vec::new();
         let mut answers = StdHashMap::new();
         for (slot, backend) in self.slots.used().filter(|(_, backend)| frontends.contains(&backend.frontend)) {
-            let packets = self.traffic_of(slot)?.packets_out;
+            let packets = self.traffic.of(slot).packets_out;
             let before = self.answers.get(&slot).copied().unwrap_or(packets);
             answers.insert(slot, packets);
             let failures = failures.remove(&slot).unwrap_or_default();
@@ -867,7 +861,7 @@ impl DataPath {
             }
         }
         self.answers = answers;
-        Ok(observed)
+        observed
     }
 
     /// Packets by outcome since the maps were made, all CPUs and interfaces together.
@@ -922,10 +916,8 @@ impl DataPath {
     }
 
     /// Live flows and traffic by backend, tombstones among them.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn backend_uses(&self) -> Result<BackendUses, Error> {
+    #[must_use]
+    pub fn backend_uses(&self) -> BackendUses {
         let now = self.clock.now();
         let mut live: StdHashMap<u32, u64> = StdHashMap::new();
         self.flows.for_each(|flow| {
@@ -937,8 +929,8 @@ impl DataPath {
             .used()
             .map(|(slot, backend)| {
                 let flows = live.get(&slot).copied().unwrap_or(0);
-                let traffic = self.traffic_of(slot)?;
-                Ok(((backend.frontend, slots::address(&backend)), BackendUse { flows, traffic }))
+                let traffic = self.traffic.of(slot);
+                ((backend.frontend, slots::address(&backend)), BackendUse { flows, traffic })
             })
             .collect()
     }

@@ -27,6 +27,7 @@ mod shared;
 mod slots;
 mod spec;
 mod tables;
+mod traffic;
 pub mod v1;
 mod watched;
 
@@ -62,6 +63,14 @@ pub enum Error {
     /// Another process drives these pins.
     #[error("another evenkeel drives {0}: stop it first, or choose another --node name")]
     Locked(std::path::PathBuf),
+    /// The kernel does not say how many processors there are.
+    #[error("cannot count the processors: {what}: {source}")]
+    Processors {
+        /// What was read.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// There is no other version to hand anything to.
     #[error("no maps of version 1 were made to be handed to")]
     NoHeir,

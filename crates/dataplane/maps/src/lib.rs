@@ -41,6 +41,9 @@ pub const DEFAULT_FLOW_BUCKETS: usize = DEFAULT_FLOWS / WAYS;
 pub const REPLY_BUCKETS_PER_FLOW_BUCKET: usize = 2 * WAYS / flow::REPLY_ENTRIES;
 /// Datagrams whose later fragments are awaited at one time.
 pub const MAX_FRAGMENTED: usize = 16_384;
+/// Groups of processors, at most, that count traffic apart from each other: where there are more processors, those of a group
+/// count by atomic additions. A copy for every processor would be 4 MiB for each, however few backends there are.
+pub const MAX_TRAFFIC_GROUPS: usize = 8;
 /// Interfaces that can be attached at once: the width of [`Vip::answer_on`].
 pub const MAX_INTERFACES: usize = 32;
 /// Rows of [`map::INTERFACES`]; an interface's row is its index modulo this.
@@ -319,7 +322,7 @@ impl Backend {
     };
 }
 
-/// Packets and bytes of one backend, on one CPU.
+/// Packets and bytes of one backend, as one group of processors counted them. User space adds the groups up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -533,8 +536,11 @@ pub mod map {
     pub const INTERFACES: &str = "INTERFACES";
     /// Packets by interface slot and [`Outcome`](crate::Outcome), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Backend slot to [`Traffic`](crate::Traffic), per CPU.
-    pub const TRAFFIC: &str = "TRAFFIC";
+    /// Group of processors times [`MAX_BACKENDS`](crate::MAX_BACKENDS) plus backend slot, to [`Traffic`](crate::Traffic); shared
+    /// memory.
+    pub const TRAFFIC: &str = "TRAFFIC_ROWS";
+    /// Names that maps of this schema had in earlier builds, and are of no use any more.
+    pub const RETIRED: [&str; 1] = ["TRAFFIC"];
     /// [`RefusalKey`](crate::RefusalKey) to packets.
     pub const REFUSALS: &str = "REFUSALS";
     /// Zero to [`Settings`](crate::Settings); shared memory.
@@ -579,6 +585,15 @@ pub mod program {
     pub const XDP: &str = "evenkeel_xdp";
     /// Attached nowhere: returns the programs' clock, in [`ticks`](crate::ticks).
     pub const CLOCK: &str = "evenkeel_clock";
+}
+
+/// Names of the constants in the object that user space sets before it loads the programs, all `u32`.
+pub mod constant {
+    /// Groups of processors that count traffic apart from each other: a power of two, up to
+    /// [`MAX_TRAFFIC_GROUPS`](crate::MAX_TRAFFIC_GROUPS).
+    pub const TRAFFIC_GROUPS: &str = "TRAFFIC_GROUPS";
+    /// Not zero: a group has more than one processor.
+    pub const TRAFFIC_IS_SHARED: &str = "TRAFFIC_IS_SHARED";
 }
 
 #[cfg(test)]

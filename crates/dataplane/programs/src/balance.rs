@@ -12,13 +12,14 @@ use crate::{
     fragment,
     frame::{Frame, Receiver},
     icmp, limits,
-    maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TRAFFIC, TURNS, Work},
+    maps::{self, BACKENDS, FRONTENDS, SETTINGS, SOURCE_ADDRESSES, TURNS, Work},
     packet::{self, Packet, Transport, tcp_flags},
     rescue::{self, Hook},
     rewrite::{Ends, Ttl, rewrite},
     send::{Names, Target},
     source,
     steps::{self, Step},
+    traffic,
 };
 
 /// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
@@ -175,22 +176,6 @@ pub fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> R
     record(work, is_stale.then_some(&found), hash, now)
 }
 
-/// Counts a packet of a backend.
-#[inline(always)]
-pub fn count_traffic(slot: u32, bytes: u32, from_client: bool) {
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
-        // SAFETY: the map is per CPU.
-        let traffic = unsafe { &mut *traffic };
-        if from_client {
-            traffic.packets_in += 1;
-            traffic.bytes_in += bytes as u64;
-        } else {
-            traffic.packets_out += 1;
-            traffic.bytes_out += bytes as u64;
-        }
-    }
-}
-
 /// A backend's packet. In `stack` forwarding it belongs to the kernel, whose connection tracking must see the backend's own
 /// address; it is restored at egress. Where the client's address was replaced, the packet is addressed to this node, and
 /// must be restored before the kernel takes it for its own.
@@ -236,7 +221,7 @@ pub fn restored(flow: &Flow) -> Ends {
 /// Notes what a reply tells about its flow.
 #[inline(always)]
 fn note_reply(packet: &Packet, found: &Found, settings: &Settings, now: u32) {
-    count_traffic(found.backend, packet.frame_length, false);
+    traffic::count(found.backend, packet.frame_length, false);
     let flow = found.flow();
     if flow.quiet(now) >= ticks::REFRESH {
         flow.last_seen = now;
@@ -358,7 +343,7 @@ fn known_flow(
         }
     }
     found.note_client(now);
-    count_traffic(found.backend, packet.frame_length, true);
+    traffic::count(found.backend, packet.frame_length, true);
     if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
         return Some(Err(Outcome::DropSourcePorts));
     }
@@ -487,7 +472,7 @@ fn hand_out(work: &mut Work, hash: u64) -> Result<(), Outcome> {
         if backend.state != backend_state::ACTIVE || is_sender || !takes(backend, turn ^ slot) {
             continue;
         }
-        count_traffic(slot, packet.frame_length, true);
+        traffic::count(slot, packet.frame_length, true);
         target.ends = Ends::of(packet);
         (target.ends.destination, target.ends.destination_port) = (backend.address, backend.port);
         target.direct = (backend.flags & Backend::DIRECT != 0) | work.from_host;
@@ -531,7 +516,7 @@ fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result
         steps::tell(work, now);
     }
     let Work { packet, target, flow, .. } = work;
-    count_traffic(flow.backend, packet.frame_length, true);
+    traffic::count(flow.backend, packet.frame_length, true);
     target.names = if flow.protocol == TCP && !packet.opens() { FORWARD_MIDSTREAM } else { FORWARD_NEW };
     if aim(work) { Ok(()) } else { Err(Outcome::DropSourcePorts) }
 }

@@ -13,6 +13,7 @@ use crate::{
     packet::{self, ETHERNET, IPV6, Ipv4Header, Ipv6Header, Transport, UdpHeader},
     refuse, rescue,
     send::Names,
+    traffic,
     word::unknown,
 };
 
@@ -102,7 +103,7 @@ pub fn quotes_all(work: &Work) -> bool {
 #[inline(always)]
 pub fn rescue<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u32) -> Result<(), Outcome> {
     let length = work.quoted.length;
-    balance::count_traffic(work.flow.backend, work.packet.frame_length, false);
+    traffic::count(work.flow.backend, work.packet.frame_length, false);
     if !rescue::move_on(work, settings, Flow::REFUSED, now) {
         // Those that are left talk to the client already.
         return Err(maps::refuse(work.frontend.number, Outcome::DropTupleInUse));
@@ -111,7 +112,7 @@ pub fn rescue<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u3
         return Err(Outcome::DropRewrite);
     }
     work.target.names = RESCUED_DATAGRAM;
-    balance::count_traffic(work.flow.backend, work.packet.frame_length, true);
+    traffic::count(work.flow.backend, work.packet.frame_length, true);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::{
     rewrite::{Ends, Ttl, rewrite_here},
     send,
     steps::Step,
+    traffic,
 };
 
 /// Carries a packet to the backend of its flow. `Ok`: it takes the slow path.
@@ -88,5 +89,5 @@ fn goes_on(packet: &Packet, flow: &Flow, backend: &Backend, now: u32) -> bool {
 #[inline(always)]
 fn note(packet: &Packet, found: &Found, now: u32) {
     found.note_client(now);
-    balance::count_traffic(found.backend, packet.frame_length, true);
+    traffic::count(found.backend, packet.frame_length, true);
 }

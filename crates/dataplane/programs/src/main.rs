@@ -40,6 +40,7 @@ mod source;
 mod steps;
 mod takeover;
 mod tc;
+mod traffic;
 mod word;
 mod xdp;
 

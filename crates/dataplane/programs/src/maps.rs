@@ -63,7 +63,7 @@ pub static INTERFACES: Array<Interface, INTERFACE_ROWS, SHARED> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { (MAX_INTERFACES + 1) * Outcome::ROW }> = PerCpuArray::new();
 #[btf_map]
-pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
+pub static TRAFFIC_ROWS: Array<Traffic, MAX_BACKENDS, SHARED> = Array::new();
 #[btf_map]
 pub static REFUSALS: HashMap<RefusalKey, u64, MAX_FRONTENDS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]

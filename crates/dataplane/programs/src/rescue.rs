@@ -23,6 +23,7 @@ use crate::{
     send::{self, Names},
     source,
     steps::{self, Step},
+    traffic,
     word::{read_32, write_32},
 };
 
@@ -329,7 +330,7 @@ fn finally(work: &mut Work, names: Names) {
 #[inline(never)]
 fn judge<F: Frame>(frame: &F, work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
     recall(work);
-    balance::count_traffic(work.found.backend, work.packet.frame_length, false);
+    traffic::count(work.found.backend, work.packet.frame_length, false);
     let direct = work.flow.flags & Backend::DIRECT != 0;
     work.target = send::Target { ends: balance::restored(&work.flow), direct, names: balance::reply_names(&work.flow) };
     // Whatever does not answer the SYN goes to the client, which knows what it is worth.
@@ -407,7 +408,7 @@ fn become_syn<F: Frame>(frame: &F, work: &mut Work, settings: &Settings) -> Resu
     if !write_syn(frame, work, syn) || unsafe { (&raw const (*entry).key).read_volatile() } != key {
         return Err(Outcome::DropRewrite);
     }
-    balance::count_traffic(work.flow.backend, work.packet.frame_length, true);
+    traffic::count(work.flow.backend, work.packet.frame_length, true);
     Ok(())
 }
 
@@ -542,7 +543,7 @@ fn asked(work: &mut Work, moved: bool, settings: &Settings) -> Result<(), Outcom
         }
         work.target.names = FORWARD_FLOW;
     }
-    balance::count_traffic(work.flow.backend, work.packet.frame_length, true);
+    traffic::count(work.flow.backend, work.packet.frame_length, true);
     Ok(())
 }
 
