@@ -281,8 +281,12 @@ fn evict(index: u32, first: u32, now: u32) -> u32 {
     // SAFETY: the map is per CPU; the other memory is that of `find`.
     unsafe {
         worst.write_volatile([0; 2]);
-        for step in 0..WAYS as u32 {
+        // Counted before the body, and so that the compiler leaves it there: at the end it would run into the loop's head from
+        // behind without a jump, which kernels before 6.8 refuse (`loader/tests/old_verifier.rs`).
+        let mut step = 0;
+        while step < WAYS as u32 {
             let way = (first + step) & (WAYS as u32 - 1);
+            step = crate::word::unknown(step + 1);
             let flow = &*record(bucket, way);
             let score = worthlessness(flow, now);
             if score > (*worst)[1] && *tag_of(bucket, way) > FlowBucket::CLAIMED {
