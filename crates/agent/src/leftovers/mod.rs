@@ -37,7 +37,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// (`net.ipv4.tcp_invalid_ratelimit`).
 const TOLD: (u32, Duration) = (3, Duration::from_secs(1));
 /// Clients told in a round, so that other changes do not wait.
-const TOLD_AT_ONCE: usize = 512;
+const TOLD_AT_ONCE: usize = 4096;
 
 /// What is to be done about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
