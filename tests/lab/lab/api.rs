@@ -2,7 +2,7 @@
 //! through a relay.
 //!
 //! A real one has to be there for these tests alone, a control plane without nodes: they make and delete nodes, services and
-//! namespaces as if it were theirs. Tests that have the API misbehave, or count what it was asked, need the stand-in and are
+//! namespaces as if it were theirs, and leave alone one that is in use. Tests that have the API misbehave, or count what it was asked, need the stand-in and are
 //! left out.
 
 use std::{
@@ -26,6 +26,13 @@ use crate::{cluster::SYSTEM, world::eventually};
 
 /// Where the API is, for nodes and tools.
 const LISTEN: &str = "10.78.0.1:6443";
+/// Says that a cluster is these tests' own.
+const MARK: &str = "evenkeel-lab";
+const MARKS: &str = "/api/v1/namespaces/default/configmaps";
+const NODES: &str = "/api/v1/nodes";
+const NAMESPACES: &str = "/api/v1/namespaces";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// Namespaces that every cluster has.
 const STANDING: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
@@ -147,52 +154,56 @@ fn exposed(kubeconfig: &Kubeconfig, token: &str) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-/// Removes what tests have left, from a cluster that has nothing else.
+/// Removes what tests have left, from a cluster that is theirs.
 fn empty(runtime: &Runtime, client: &kube::Client) -> anyhow::Result<()> {
-    let ask = |method: &str, path: &str| -> anyhow::Result<Value> {
-        let request = http::Request::builder().method(method).uri(path).body(Vec::new())?;
-        Ok(runtime.block_on(client.request(request))?)
+    let ask = |method: &str, path: &str, body: Option<Value>| -> anyhow::Result<Value> {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        Ok(runtime.block_on(client.request(request.body(body)?))?)
     };
     let names = |path: &str| -> anyhow::Result<Vec<String>> {
-        let list = ask("GET", path)?;
+        let list = ask("GET", path, None)?;
         let items = list["items"].as_array().into_iter().flatten();
         Ok(items.filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned())).collect())
     };
-    let foreign: Vec<String> = names("/api/v1/nodes")?.into_iter().filter(|name| !name.starts_with("node-")).collect();
-    ensure!(
-        foreign.is_empty(),
-        "the cluster of KUBECONFIG has nodes ({}): these tests need a control plane of their own, and unset KUBECONFIG has them \
-         use a stand-in",
-        foreign.join(", ")
-    );
-    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    const OTHERS: [&str; 6] = [
-        "/api/v1/nodes",
-        "/api/v1/namespaces/default/services",
+    let is_ours = |path: &str, name: &str| match path {
+        NAMESPACES => !STANDING.contains(&name),
+        DEFINITIONS => name.ends_with(".metallb.io"),
+        _ if path.contains("clusterrole") || path.contains("webhook") => name.starts_with("evenkeel"),
+        _ => name != "kubernetes",
+    };
+    if ask("GET", &format!("{MARKS}/{MARK}"), None).is_err() {
+        for path in [NODES, NAMESPACES, SERVICES] {
+            let foreign: Vec<String> = names(path)?.into_iter().filter(|name| is_ours(path, name)).collect();
+            ensure!(
+                foreign.is_empty(),
+                "the cluster of KUBECONFIG is in use, and these tests would empty it ({path}: {}): give them a control plane of their \
+                 own, or unset KUBECONFIG, which has them use a stand-in",
+                foreign.join(", ")
+            );
+        }
+        let mark = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": MARK } });
+        ask("POST", MARKS, Some(mark))?;
+    }
+    const OTHERS: [&str; 5] = [
+        SERVICES,
         "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
         "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
         "/apis/rbac.authorization.k8s.io/v1/clusterroles",
         "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     ];
-    let is_ours = |path: &str, name: &str| match path {
-        CRDS => name.ends_with(".metallb.io"),
-        _ if path.contains("clusterrole") || path.contains("webhook") => name.starts_with("evenkeel"),
-        _ => name != "kubernetes",
-    };
-    for path in [CRDS].iter().chain(&OTHERS) {
+    for path in [DEFINITIONS, NODES].iter().chain(&OTHERS).chain(&[NAMESPACES]) {
         for name in names(path)?.iter().filter(|name| is_ours(path, name)) {
             // It may go with another one.
-            let _ = ask("DELETE", &format!("{path}/{name}"));
+            let _ = ask("DELETE", &format!("{path}/{name}"), None);
         }
     }
-    for name in names("/api/v1/namespaces")?.iter().filter(|name| !STANDING.contains(&name.as_str())) {
-        let _ = ask("DELETE", &format!("/api/v1/namespaces/{name}"));
-    }
     eventually("what tests have left is deleted", || {
-        let namespaces = names("/api/v1/namespaces")?;
-        let definitions = names(CRDS)?;
-        let are_gone = namespaces.iter().all(|name| STANDING.contains(&name.as_str()))
-            && !definitions.iter().any(|name| is_ours(CRDS, name));
-        Ok(are_gone.then_some(()))
+        for path in [NAMESPACES, DEFINITIONS] {
+            if names(path)?.iter().any(|name| is_ours(path, name)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     })
 }
