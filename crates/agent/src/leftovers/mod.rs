@@ -71,6 +71,8 @@ struct Backend {
     pause: Duration,
     /// What it was asked about.
     asked: HashSet<Ends>,
+    /// It has said something since it was asked first.
+    heard: bool,
     /// How often each client was told, and when it was last.
     told: HashMap<Ends, (u32, Instant)>,
 }
@@ -104,20 +106,24 @@ impl Leftovers {
 impl Backend {
     fn new(packets_out: u64, now: Instant) -> Self {
         let (asked, told) = Default::default();
-        Self { packets_out, rounds: 0, due: now, pause: PAUSE.0, asked, told }
+        Self { packets_out, rounds: 0, due: now, pause: PAUSE.0, asked, heard: false, told }
     }
 
     fn look(&mut self, leftover: &Leftover, now: Instant, room: &mut usize, steps: &mut Vec<Step>) {
         if leftover.packets_out != self.packets_out {
             self.packets_out = leftover.packets_out;
+            self.heard |= !self.asked.is_empty();
             self.rounds = 0;
             self.due = now + self.pause;
             self.pause = (2 * self.pause).min(PAUSE.1);
         }
         let is_gone = self.rounds == ROUNDS && self.due <= now;
-        // Who resets what it was asked about has come back without it, or has that address now.
-        let is_over =
-            |connection: &&Connection| if connection.reset { self.asked.contains(&ends(connection)) } else { is_gone };
+        // Who resets what it was asked about has come back without it, or has that address now. Where nobody has said anything it
+        // was the client, who need not be told.
+        let is_over = |connection: &&Connection| match connection.reset {
+            true => self.heard && self.asked.contains(&ends(connection)),
+            false => is_gone,
+        };
         let over: Vec<Connection> = leftover.connections.iter().filter(is_over).copied().collect();
         let mut all_are_told = true;
         for connection in over {

@@ -90,6 +90,19 @@ fn a_connection_that_is_reset_when_asked_about_is_given_up_alone() {
 }
 
 #[test]
+fn a_connection_that_its_client_resets_is_nobodys_business() {
+    let mut leftovers = Leftovers::default();
+    let reset = Connection { reset: true, ..connection(1) };
+    let steps = rounds(&mut leftovers, Instant::now(), 12, |round| {
+        leftover(0, vec![if round == 0 { connection(1) } else { reset }, connection(2)])
+    });
+    let given_up: Vec<_> =
+        steps.iter().flat_map(|(_, steps)| steps).filter(|step| **step == Step::GiveUp(reset)).collect();
+    assert!(given_up.is_empty(), "{steps:?}");
+    assert!(steps.iter().any(|(_, steps)| steps.contains(&Step::GiveUp(connection(2)))), "{steps:?}");
+}
+
+#[test]
 fn many_connections_are_asked_about_in_turn_and_told_of_in_turn() {
     let mut leftovers = Leftovers::default();
     let count = u16::try_from(TOLD_AT_ONCE).unwrap() + 100;
