@@ -105,8 +105,15 @@ impl Leftovers {
 
 impl Backend {
     fn new(packets_out: u64, now: Instant) -> Self {
-        let (asked, told) = Default::default();
-        Self { packets_out, rounds: 0, due: now, pause: PAUSE.0, asked, heard: false, told }
+        Self {
+            packets_out,
+            rounds: 0,
+            due: now,
+            pause: PAUSE.0,
+            asked: HashSet::new(),
+            heard: false,
+            told: HashMap::new(),
+        }
     }
 
     fn look(&mut self, leftover: &Leftover, now: Instant, room: &mut usize, steps: &mut Vec<Step>) {

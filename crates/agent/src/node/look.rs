@@ -84,10 +84,11 @@ impl NodeAgent {
 
     /// When there is something to be done about backends that are no longer endpoints.
     pub(super) fn leftovers_due(&self) -> Option<Instant> {
-        // What is only counted is nobody's connection here.
-        let due =
-            (self.mode == Mode::Active).then(|| self.leftovers.next_due(self.data_path.burials(), Instant::now()));
-        due.flatten()
+        if self.mode != Mode::Active {
+            // What is only counted is nobody's connection here.
+            return None;
+        }
+        self.leftovers.next_due(self.data_path.burials(), Instant::now())
     }
 
     /// Asks backends that are no longer endpoints whether they are there, and tells the clients of those that are not.

@@ -521,7 +521,6 @@ impl DataPath {
             .collect::<Result<_, _>>()?;
         let former = self.carried.get(&spec.key).copied();
         let old = former.as_ref().map(rows);
-        // After a restart most tables are the same: then there is room even when a copy of each would not fit.
         let number = match former {
             Some(former) => former.number,
             None => self.free_numbers.first().copied().unwrap_or(self.unused_number),
@@ -529,6 +528,7 @@ impl DataPath {
         if number as usize >= self.limits.capacity() {
             return Err(Error::NoFrontend { frontends: self.limits.capacity() });
         }
+        // After a restart most tables are the same: then there is room even when a copy of each would not fit.
         let kept = old.filter(|rows| self.tables.holds(*rows, &table));
         let place = match kept {
             Some(rows) => rows,

@@ -14,6 +14,13 @@ use crate::{
     shared::{Elements, Words},
 };
 
+/// A place in the flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Record {
+    bucket: usize,
+    way: usize,
+}
+
 /// The flow table and its reply index.
 pub(crate) struct FlowTable<F, R> {
     flows: F,
@@ -39,27 +46,27 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
         self.for_each_at(|_, flow| each(flow));
     }
 
-    /// The same, with bucket and way of each.
-    pub(crate) fn for_each_at(&self, mut each: impl FnMut((usize, usize), &Flow)) {
-        for index in 0..self.flows.count() {
-            for (way, tag) in self.used(index) {
-                let flow = self.record(index, way);
+    /// The same, with the place of each.
+    pub(crate) fn for_each_at(&self, mut each: impl FnMut(Record, &Flow)) {
+        for bucket in 0..self.flows.count() {
+            for (way, tag) in self.used(bucket) {
+                let flow = self.record(bucket, way);
                 if tag > FlowBucket::CLAIMED && flow.protocol != 0 {
-                    each((index, way), &flow);
+                    each(Record { bucket, way }, &flow);
                 }
             }
         }
     }
 
-    /// Sets [`Flow::datagrams`] of the flow in a bucket's way. `false`: another one is there, or none.
-    pub(crate) fn set_datagrams(&self, (index, way): (usize, usize), key: &Tuple, datagrams: u8) -> bool {
+    /// Sets [`Flow::datagrams`] of a flow. `false`: another one is there, or none.
+    pub(crate) fn set_datagrams(&self, Record { bucket, way }: Record, key: &Tuple, datagrams: u8) -> bool {
         loop {
-            let flow = self.record(index, way);
+            let flow = self.record(bucket, way);
             if flow.tuple() != *key {
                 return false;
             }
             let word = |datagrams| u32::from_ne_bytes([flow.protocol, flow.state, flow.flags, datagrams]);
-            if self.flows.exchange(index, word_offset(way), word(flow.datagrams), word(datagrams)) {
+            if self.flows.exchange(bucket, word_offset(way), word(flow.datagrams), word(datagrams)) {
                 return true;
             }
         }

@@ -8,7 +8,7 @@ use std::{
 use evenkeel_maps::{Address, Backend, Flow, FlowBucket, FrontendKey, ReplyBucket, TCP, Tuple, backend_state, ticks};
 
 use crate::{
-    flows::{self, FlowTable},
+    flows::{self, FlowTable, Record},
     shared::{Elements, Words},
     slots::{self, Slots},
 };
@@ -43,15 +43,8 @@ pub struct Connection {
     pub record: Record,
 }
 
-/// A place in the flow table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Record {
-    bucket: usize,
-    way: usize,
-}
-
 impl Connection {
-    fn of(flow: &Flow, (bucket, way): (usize, usize), sources: &[Address]) -> Self {
+    fn of(flow: &Flow, record: Record, sources: &[Address]) -> Self {
         let client = end(flow.client.ip(), flow.client_port);
         let source = match sources.get(usize::from(flow.source)) {
             Some(address) if flow.source_port != [0; 2] => end(address.ip(), flow.source_port),
@@ -63,7 +56,7 @@ impl Connection {
             source,
             initial_sequence: u32::from_be_bytes(flow.initial_sequence),
             reset: flow.state & Flow::RESET != 0,
-            record: Record { bucket, way },
+            record,
         }
     }
 
@@ -104,7 +97,7 @@ where
     if left.is_empty() {
         return Vec::new();
     }
-    flows.for_each_at(|place, flow| {
+    flows.for_each_at(|record, flow| {
         let has_ended = flow.is_closed() && flow.state & Flow::RESET == 0;
         if flow.protocol != TCP || flow.state & Flow::ESTABLISHED == 0 || has_ended {
             return;
@@ -113,7 +106,7 @@ where
             && backend.generation == flow.generation
             && flows::is_live(flow, now, ticks::TCP_LINGER)
         {
-            connections.push(Connection::of(flow, place, sources));
+            connections.push(Connection::of(flow, record, sources));
         }
     });
     left.into_iter()
@@ -132,8 +125,7 @@ where
     F: Elements<FlowBucket> + Words,
     R: Elements<ReplyBucket> + Words,
 {
-    let Record { bucket, way } = connection.record;
-    flows.set_datagrams((bucket, way), &connection.tuple(), Flow::IN_VAIN + 1)
+    flows.set_datagrams(connection.record, &connection.tuple(), Flow::IN_VAIN + 1)
 }
 
 #[cfg(test)]

@@ -33,8 +33,9 @@ mod watched;
 
 pub use datapath::{BackendUse, BackendUses, DataPath, Failure, FlowTableUse, Observed, Options, Others, Program};
 pub use downgrade::{HandedBack, hand_back};
+pub use flows::Record;
 pub use hook::{Hook, HookChoice, Interface};
-pub use leftovers::{Connection, Leftover, Record};
+pub use leftovers::{Connection, Leftover};
 pub use mode::{Mode, switch_mode};
 pub use pins::{PIN_ROOT, nodes, uninstall};
 pub use preflight::{Check, Preflight, Problem};
@@ -133,8 +134,8 @@ pub enum Error {
     },
     /// As many frontends are carried as the data path was made for.
     #[error(
-        "no room for another frontend: this node's data path was made for {frontends}; one that an older build made is made anew after \
-         `evenkeel uninstall` (its flows end)"
+        "no room for another frontend: this node's data path was made for {frontends}; if an older build made it, `evenkeel \
+         uninstall` (its flows end) lets this one make a larger one"
     )]
     NoFrontend {
         /// How many.
