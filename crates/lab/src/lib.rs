@@ -30,6 +30,7 @@ mod namespace;
 mod output;
 mod process;
 mod sandbox;
+mod starter;
 mod sys;
 mod tool;
 pub mod topology;

@@ -17,7 +17,8 @@ use crate::{
     Child, Error,
     lab::Registry,
     sandbox::NETNS_DIR,
-    sys::{self, Inside},
+    starter::{self, Starter},
+    sys::Inside,
     tool::{self, find_program},
 };
 
@@ -36,6 +37,7 @@ pub struct Namespace {
     name: String,
     full_name: String,
     inside: Arc<Inside>,
+    starter: Arc<Starter>,
     bpffs: PathBuf,
     processes: Registry,
 }
@@ -48,7 +50,8 @@ impl Namespace {
         let mount_point = CString::new(bpffs.as_os_str().as_bytes())
             .map_err(|error| Error::io(format!("name {}", bpffs.display()))(error.into()))?;
         let inside = Arc::new(Inside { network, bpffs: mount_point });
-        Ok(Self { name: name.to_owned(), full_name, inside, bpffs, processes })
+        let starter = Arc::new(Starter::new(Arc::clone(&inside)));
+        Ok(Self { name: name.to_owned(), full_name, inside, starter, bpffs, processes })
     }
 
     /// The name within its lab, such as `client`.
@@ -193,21 +196,20 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::Command`] with the command and what it said.
-    pub fn run(&self, mut command: Command) -> Result<String, Error> {
-        sys::confine(&mut command, Arc::clone(&self.inside));
-        tool::run(&mut command)
+    pub fn run(&self, command: Command) -> Result<String, Error> {
+        let confined = starter::confined(&command)?;
+        tool::finish(tool::command_line(&command), || self.starter.start(confined))
     }
 
     /// Starts a process inside, in a process group of its own, its output captured.
     ///
-    /// The process ends with the guard, with the lab, and with the *thread* that calls this (the kernel's parent-death
-    /// signal follows the thread): call it from a thread that outlives the process, not from inside [`Self::enter`].
+    /// The process ends with the guard, and with the last handle on this namespace.
     ///
     /// # Errors
-    /// [`Error::Io`] if the program cannot be started.
-    pub fn spawn(&self, mut command: Command) -> Result<Child, Error> {
-        sys::confine(&mut command, Arc::clone(&self.inside));
-        let child = Child::start(command)?;
+    /// [`Error::Io`] if nothing can be started; a program that is not there ends at once with status 127.
+    pub fn spawn(&self, command: Command) -> Result<Child, Error> {
+        let confined = starter::confined(&command)?;
+        let child = Child::start(tool::command_line(&command), || self.starter.start(confined))?;
         self.processes.add(child.running());
         Ok(child)
     }

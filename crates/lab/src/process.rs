@@ -1,9 +1,10 @@
 //! Processes in a lab, which never outlive it.
 
 use std::{
+    io,
     net::{SocketAddr, TcpStream},
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    process::{Command, ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -18,7 +19,6 @@ use tracing::debug;
 use crate::{
     Error, Namespace,
     output::{Awaited, Output},
-    tool::command_line,
 };
 
 /// Lines of each stream that an error message quotes.
@@ -54,12 +54,11 @@ struct State {
 }
 
 impl Child {
-    pub(crate) fn start(mut command: Command) -> Result<Self, Error> {
-        let line = command_line(&command);
+    /// Takes over what `spawn` starts: the command `line` with a process group of its own and its output in pipes.
+    pub(crate) fn start(line: String, spawn: impl FnOnce() -> io::Result<std::process::Child>) -> Result<Self, Error> {
         debug!(command = line, "starting a process in the lab");
         let start_error = |source| Error::Io { action: format!("start `{line}`"), source };
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(start_error)?;
+        let mut child = spawn().map_err(start_error)?;
         let opened = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?)));
@@ -278,15 +277,19 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::process::CommandExt, process::Command};
+
     use super::*;
+    use crate::tool::{captured, command_line};
 
     const LONG: Duration = Duration::from_secs(30);
 
+    fn start(command: &mut Command) -> Result<Child, Error> {
+        Child::start(command_line(command), || captured(command).process_group(0).spawn())
+    }
+
     fn shell(script: &str) -> Child {
-        use std::os::unix::process::CommandExt;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).process_group(0);
-        Child::start(command).unwrap()
+        start(Command::new("/bin/sh").args(["-c", script])).unwrap()
     }
 
     #[test]
@@ -338,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = Child::start(Command::new("/no/such/program")).unwrap_err();
+        let error = start(&mut Command::new("/no/such/program")).unwrap_err();
         assert!(error.to_string().starts_with("cannot start `program`"), "{error}");
     }
 }

@@ -1,18 +1,10 @@
-//! The system calls of a lab that Rust counts as unsafe, and nothing else.
-#![expect(unsafe_code, reason = "unshare and pre_exec have no safe form; each use below says why its conditions hold")]
+//! Entering a namespace, and the system call for it that Rust counts as unsafe.
+#![expect(unsafe_code, reason = "unshare has no safe form; its use below says why its conditions hold")]
 
-use std::{
-    ffi::CString,
-    fs::File,
-    io,
-    os::{fd::AsFd, unix::process::CommandExt},
-    process::Command,
-    sync::Arc,
-};
+use std::{ffi::CString, fs::File, io, os::fd::AsFd};
 
 use rustix::{
     mount::{MountFlags, mount, mount_bind},
-    process::{Signal, getpid, getppid, set_parent_process_death_signal},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
@@ -34,7 +26,7 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// Moves the calling thread inside for good: into the network namespace, with a `/sys` that shows its interfaces, and
-    /// with its own bpffs in the usual place. Makes system calls only, so that it may run between fork and exec.
+    /// with its own bpffs in the usual place.
     pub(crate) fn enter(&self) -> io::Result<()> {
         move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))?;
         unshare_mounts()?;
@@ -43,24 +35,5 @@ impl Inside {
         mount(c"evenkeel-lab-sysfs", c"/sys", c"sysfs", flags, None)?;
         mount_bind(self.bpffs.as_c_str(), c"/sys/fs/bpf")?;
         Ok(())
-    }
-}
-
-/// Lets `command` start inside a namespace, in a process group of its own, and die with the thread that starts it, so
-/// that even a parent killed with SIGKILL leaves no process behind.
-pub(crate) fn confine(command: &mut Command, inside: Arc<Inside>) {
-    let parent = getpid();
-    command.process_group(0);
-    // SAFETY: between fork and exec only async-signal-safe work is allowed: the closure makes plain system calls on data
-    // prepared before the fork, and neither allocates nor locks.
-    unsafe {
-        command.pre_exec(move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The parent may have died before the line above took effect.
-            if getppid() != Some(parent) {
-                return Err(io::Error::from(rustix::io::Errno::SRCH));
-            }
-            inside.enter()
-        });
     }
 }

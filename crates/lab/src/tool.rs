@@ -3,7 +3,7 @@
 use std::{
     env, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use tracing::debug;
@@ -32,12 +32,20 @@ fn is_executable(path: &Path) -> bool {
 
 /// Runs a command to its end; a failure shows the command and what it said.
 pub(crate) fn run(command: &mut Command) -> Result<String, Error> {
-    let line = command_line(command);
+    finish(command_line(command), || captured(command).spawn())
+}
+
+/// The same, with its output in pipes and nothing to read.
+pub(crate) fn captured(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())
+}
+
+/// Waits for the end of what `start` starts: the command `line`, captured.
+pub(crate) fn finish(line: String, start: impl FnOnce() -> io::Result<Child>) -> Result<String, Error> {
     debug!(command = line, "configuring the lab");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source: io::Error| Error::Io { action: format!("run `{line}`"), source })?;
+    let output = start()
+        .and_then(Child::wait_with_output)
+        .map_err(|source| Error::Io { action: format!("run `{line}`"), source })?;
     if !output.status.success() {
         return Err(Error::Command {
             command: line,

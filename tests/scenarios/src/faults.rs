@@ -100,8 +100,11 @@ fn crash(director: &mut Director) -> Result<()> {
     director.begin(SegmentKind::Fault);
     director.subject.crash()?;
     director.pause(outage / 2)?;
-    // Somebody has to answer who has the address, the load balancer being dead.
-    director.site.lab.client.ip(["neigh", "flush", "dev", "eth0"])?;
+    // Somebody has to answer who has the addresses, the load balancer being dead. One by one, for `ip neigh flush` goes round
+    // until nothing is left: what is learnt meanwhile it deletes as well, and tells whoever waits for it "unreachable".
+    for address in director.subject.addresses() {
+        director.site.lab.client.ip(["neigh", "del", &address.to_string(), "dev", "eth0"])?;
+    }
     director.pause(outage / 2)?;
     director.subject.start()?;
     director.pause(AFTERMATH)?;

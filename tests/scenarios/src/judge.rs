@@ -54,10 +54,12 @@ pub struct Row {
     pub long_lived_broken: u64,
     /// Answers of a server that is none of the service's, or of two on one connection.
     pub misroutes: u64,
-    /// Latency during faults, of the successes from the intended time, in milliseconds.
+    /// p99.9 of the latency during a fault, of the successes from the intended time, in milliseconds: the median of the faults.
     pub p999_ms: f64,
     /// The same without a fault, in the same run.
     pub control_p999_ms: f64,
+    /// What these are the medians of.
+    pub rounds: Vec<Round>,
     /// The longest time during faults in which no request of a kind succeeded, in milliseconds.
     pub max_gap_ms: f64,
     /// The same without a fault.
@@ -75,13 +77,22 @@ pub struct Row {
     pub must_pass: bool,
 }
 
+/// One fault and the control before it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Round {
+    /// p99.9 during the fault, in milliseconds.
+    pub p999_ms: f64,
+    /// p99.9 of its control, in milliseconds.
+    pub control_p999_ms: f64,
+}
+
 /// Judges a row by all that was seen of it.
 pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
     let mut tally = Tally::default();
     for one in evidence {
         tally.add(case, one);
     }
-    let (latency, control) = (tally.fault.p999(), tally.control.p999());
+    let (faults, controls) = (tally.fault.p999(), tally.control.p999());
     let mut row = Row {
         scenario: case.scenario_name(),
         subject: case.subject.name(),
@@ -91,8 +102,13 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
         failed: tally.rescuable + tally.in_flight,
         long_lived_broken: tally.broken,
         misroutes: tally.misroutes,
-        p999_ms: ms(latency),
-        control_p999_ms: ms(control),
+        p999_ms: median(&faults),
+        control_p999_ms: median(&controls),
+        rounds: faults
+            .iter()
+            .zip(&controls)
+            .map(|(&p999_ms, &control_p999_ms)| Round { p999_ms, control_p999_ms })
+            .collect(),
         max_gap_ms: ms(tally.fault.gap),
         control_gap_ms: ms(tally.control.gap),
         verdict: Verdict::Pass,
@@ -131,11 +147,12 @@ fn invalid(evidence: &Evidence) -> Vec<String> {
 fn counts(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
     let bar = case.scenario.bar();
     let mut reasons = Vec::new();
-    if row.requests == 0 || tally.fault.latencies.is_empty() || tally.control.latencies.is_empty() {
+    if row.requests == 0 || tally.fault.is_empty() || tally.control.is_empty() {
         reasons.push("nothing succeeded with a fault or without".to_owned());
     }
     if row.rescuable_failed > 0 {
         reasons.push(format!("{} failed that could have been saved: {}", row.rescuable_failed, tally.causes()));
+        reasons.extend(tally.failures.iter().cloned());
     }
     if bar.none_at_all && row.in_flight > 0 {
         reasons.push(format!("{} in flight failed, where nothing may", row.in_flight));
@@ -157,7 +174,7 @@ fn times(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
     if bar.unnoticed {
         if row.p999_ms > LATENCY_FACTOR * row.control_p999_ms {
             reasons.push(format!(
-                "p99.9 of {:.1} ms is over twice the control's{}",
+                "p99.9 of {:.1} ms, the median of the faults', is over twice the control's{}",
                 row.p999_ms,
                 tally.fault.slowest()
             ));
@@ -186,13 +203,15 @@ struct Tally {
     control: Half,
     handshake: Duration,
     causes: BTreeMap<String, u64>,
+    failures: Vec<String>,
     problems: Vec<String>,
 }
 
 /// What was counted with or without a fault.
 #[derive(Debug, Default)]
 struct Half {
-    latencies: Vec<Latency>,
+    /// By fault.
+    rounds: Vec<Vec<Latency>>,
     gap: Duration,
 }
 
@@ -203,20 +222,36 @@ struct Latency {
     into: Duration,
 }
 
-/// How many of the slowest requests are told of.
+/// How many of the slowest requests, and of those that failed, are told of.
 const TOLD: usize = 12;
 
 impl Half {
-    fn p999(&mut self) -> Duration {
-        self.latencies.sort_unstable();
-        let index = (self.latencies.len() * 999).div_ceil(1000).saturating_sub(1);
-        self.latencies.get(index).map(|latency| latency.took).unwrap_or_default()
+    fn add(&mut self, round: usize, latency: Latency) {
+        if self.rounds.len() <= round {
+            self.rounds.resize_with(round + 1, Vec::new);
+        }
+        self.rounds[round].push(latency);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rounds.iter().all(Vec::is_empty)
+    }
+
+    /// p99.9 of each round, in milliseconds.
+    fn p999(&mut self) -> Vec<f64> {
+        let of = |latencies: &mut Vec<Latency>| {
+            latencies.sort_unstable();
+            let index = (latencies.len() * 999).div_ceil(1000).saturating_sub(1);
+            ms(latencies.get(index).map(|latency| latency.took).unwrap_or_default())
+        };
+        self.rounds.iter_mut().map(of).collect()
     }
 
     /// The slowest requests, for whoever wants to know what they waited for.
     fn slowest(&self) -> String {
-        let slowest: Vec<String> = self
-            .latencies
+        let mut all: Vec<Latency> = self.rounds.iter().flatten().copied().collect();
+        all.sort_unstable();
+        let slowest: Vec<String> = all
             .iter()
             .rev()
             .take(TOLD)
@@ -224,6 +259,13 @@ impl Half {
             .collect();
         format!("; the slowest, in ms, and how far into a fault: {}", slowest.join(", "))
     }
+}
+
+/// Of an even number, the upper one of the two in the middle.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 impl Tally {
@@ -237,6 +279,8 @@ impl Tally {
         let mut lost: BTreeSet<(usize, usize)> = BTreeSet::new();
         let mut broken: BTreeSet<(usize, u64, usize)> = BTreeSet::new();
         let named = servers_of_long(&recorded.lanes, &recorded.results);
+        let earlier = self.fault.rounds.len();
+        let rounds = rounds(segments);
         for result in &recorded.results {
             let Some((index, segment)) = segment_at(segments, result.intended) else { continue };
             if segment.kind == SegmentKind::Unjudged {
@@ -246,9 +290,10 @@ impl Tally {
             let at = (result.lane, result.sequence);
             self.requests += 1;
             let half = if segment.kind == SegmentKind::Fault { &mut self.fault } else { &mut self.control };
+            let into = result.intended.saturating_sub(segment.start);
             let Some(cause) = result.cause else {
-                let into = result.intended.saturating_sub(segment.start);
-                half.latencies.push(Latency { took: result.end.saturating_sub(result.intended), into });
+                let took = result.end.saturating_sub(result.intended);
+                half.add(earlier + rounds[index], Latency { took, into });
                 continue;
             };
             if matches!(cause, Cause::Misroute | Cause::SplitFlow) {
@@ -267,6 +312,16 @@ impl Tally {
             self.rescuable += 1;
             let when = if segment.kind == SegmentKind::Fault { "" } else { " without a fault" };
             *self.causes.entry(format!("{} {}{when}", lane.kind.scheme(), cause.name())).or_default() += 1;
+            if self.failures.len() < TOLD {
+                self.failures.push(format!(
+                    "{} {}{when}: due {:.3} s into it, started {:.1} ms and ended {:.1} ms later",
+                    recorded.measurement.lanes[result.lane].name,
+                    cause.name(),
+                    into.as_secs_f64(),
+                    ms(result.sent.saturating_sub(result.intended)),
+                    ms(result.end.saturating_sub(result.intended)),
+                ));
+            }
             if lane.kind == LaneKind::TcpLong && result.phase == Phase::Established {
                 broken.insert((result.lane, result.sequence % lane.connections, index));
             }
@@ -286,6 +341,25 @@ impl Tally {
         let causes: Vec<String> = self.causes.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
         causes.join(", ")
     }
+}
+
+/// The number of the fault that each piece of time belongs to: a control to the fault after it, the last one to the fault before.
+/// A fault may have several pieces.
+fn rounds(segments: &[Segment]) -> Vec<usize> {
+    let (mut round, mut struck, mut last_struck) = (0, false, 0);
+    let numbers: Vec<usize> = segments
+        .iter()
+        .map(|segment| {
+            if segment.kind == SegmentKind::Control && struck {
+                (round, struck) = (round + 1, false);
+            }
+            if segment.kind == SegmentKind::Fault {
+                (struck, last_struck) = (true, round);
+            }
+            round
+        })
+        .collect();
+    numbers.into_iter().map(|round| round.min(last_struck)).collect()
 }
 
 /// The piece of time in which something was.
@@ -481,6 +555,36 @@ mod tests {
         assert_eq!(of_ended_flow(lane(LaneKind::Udp), &lost, &kills()), None);
         let before = result(Phase::Datagram, None, 999, 4999);
         assert_eq!(of_ended_flow(lane(LaneKind::UdpFixed), &before, &kills()), None);
+    }
+
+    #[test]
+    fn a_control_belongs_to_the_fault_after_it() {
+        use SegmentKind::{Control, Fault, Unjudged};
+        let segment = |kind| Segment { kind, start: Duration::ZERO, end: Duration::ZERO };
+        let of = |kinds: &[SegmentKind]| rounds(&kinds.iter().copied().map(segment).collect::<Vec<_>>());
+        assert_eq!(
+            of(&[Unjudged, Control, Fault, Unjudged, Fault, Unjudged, Control, Fault, Unjudged, Control]),
+            [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+        );
+        assert_eq!(of(&[Unjudged, Control]), [0, 0]);
+    }
+
+    #[test]
+    fn one_pause_of_the_machine_decides_nothing_and_one_at_every_fault_does() {
+        let of = |slow: &[u64]| {
+            let mut half = Half::default();
+            for (round, slow) in slow.iter().enumerate() {
+                for number in 0..2000 {
+                    let took = Duration::from_millis(if number < 3 { *slow } else { 1 });
+                    half.add(round, Latency { took, into: Duration::ZERO });
+                }
+            }
+            median(&half.p999())
+        };
+        assert_eq!(of(&[1, 20, 1, 20, 1]).to_bits(), 1.0_f64.to_bits());
+        assert_eq!(of(&[20, 20, 1, 20, 20]).to_bits(), 20.0_f64.to_bits());
+        assert_eq!(of(&[1, 20]).to_bits(), 20.0_f64.to_bits());
+        assert_eq!(of(&[]).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]
