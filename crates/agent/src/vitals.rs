@@ -6,37 +6,41 @@ use std::{
 };
 
 use evenkeel_process::http;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::node::Ask;
 
 /// The loop goes round at least once a second; one that has not for so long will not by itself.
 const STUCK: Duration = Duration::from_secs(60);
-/// Metrics are kept fresh for so long after somebody has asked for them.
-const INTEREST: Duration = Duration::from_secs(120);
 
-/// The last look at the agent. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Vitals(Arc<Mutex<Look>>);
+/// The last look at the agent, and a way to ask it. Clones share the look.
+#[derive(Clone, Debug)]
+pub(crate) struct Vitals {
+    look: Arc<Mutex<Look>>,
+    asks: mpsc::Sender<Ask>,
+}
 
 #[derive(Debug, Default)]
 struct Look {
     at: Option<Instant>,
     not_ready: Option<String>,
-    metrics: String,
-    asked: Option<Instant>,
 }
 
 impl Vitals {
-    /// Notes how the agent is. Its metrics are made only if somebody reads them.
-    pub(crate) fn refresh(&self, ready: &Result<(), String>, metrics: impl FnOnce() -> String) {
+    /// Of an agent that has not begun, and hears this way what it is asked.
+    pub(crate) fn new(asks: mpsc::Sender<Ask>) -> Self {
+        Self { look: Arc::default(), asks }
+    }
+
+    /// Notes how the agent is.
+    pub(crate) fn refresh(&self, ready: &Result<(), String>) {
         let mut look = self.look();
-        if look.metrics.is_empty() || look.asked.is_some_and(|asked| asked.elapsed() < INTEREST) {
-            look.metrics = metrics();
-        }
         look.at = Some(Instant::now());
         look.not_ready = ready.as_ref().err().cloned();
     }
 
     fn look(&self) -> MutexGuard<'_, Look> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.look.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,9 +62,11 @@ impl http::Vitals for Vitals {
         }
     }
 
-    fn metrics(&self) -> String {
-        let mut look = self.look();
-        look.asked = Some(Instant::now());
-        look.metrics.clone()
+    /// As they are when somebody asks: nobody's asking costs an agent nothing.
+    async fn metrics(&self) -> Result<String, String> {
+        let (reply, metrics) = oneshot::channel();
+        let ending = || "the agent is ending".to_owned();
+        self.asks.send(Ask::Metrics(reply)).await.map_err(|_| ending())?;
+        metrics.await.map_err(|_| ending())
     }
 }

@@ -75,7 +75,7 @@ impl evenkeel_process::http::Vitals for Vitals {
         }
     }
 
-    fn metrics(&self) -> String {
-        self.metrics.encode()
+    async fn metrics(&self) -> Result<String, String> {
+        Ok(self.metrics.encode())
     }
 }

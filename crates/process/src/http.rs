@@ -25,7 +25,10 @@ pub trait Vitals: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
 
     /// `/metrics`, as OpenMetrics text.
-    fn metrics(&self) -> String;
+    ///
+    /// # Errors
+    /// There are none to be had, at present.
+    fn metrics(&self) -> impl Future<Output = Result<String, String>> + Send;
 }
 
 /// The media type of [`Vitals::metrics`].
@@ -41,12 +44,11 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers `GET` of `/healthz`, `/readyz` and `/metrics` until `shutdown`.
 pub async fn serve(listener: TcpListener, vitals: Arc<impl Vitals>, shutdown: CancellationToken) {
-    serve_answers(
-        listener,
-        move |path| answer(&*vitals, path).map(|(status, answer)| respond(status, answer)),
-        shutdown,
-    )
-    .await;
+    let handler = move |path: String| {
+        let vitals = Arc::clone(&vitals);
+        async move { answer(&*vitals, &path).await.map(|(status, answer)| respond(status, answer)) }
+    };
+    serve_handler(listener, handler, shutdown).await;
 }
 
 /// Answers `GET` of a path with what `answer` returns for it, or 404 if that is `None`, until `shutdown`.
@@ -57,30 +59,38 @@ pub async fn serve_answers<B>(
 ) where
     B: Into<Full<Bytes>>,
 {
-    let handler = Arc::new(move |path: String| std::future::ready(answer(&path).map(|answer| answer.map(Into::into))));
+    let handler = move |path: String| std::future::ready(answer(&path).map(|answer| answer.map(Into::into)));
+    serve_handler(listener, handler, shutdown).await;
+}
+
+async fn serve_handler<F>(
+    listener: TcpListener,
+    handler: impl Fn(String) -> F + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) where
+    F: Future<Output = Option<Response<Full<Bytes>>>> + Send + 'static,
+{
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    accept_all(&listener, handler, &connections, &cut, &shutdown).await;
+    accept_all(&listener, Arc::new(handler), &connections, &cut, &shutdown).await;
     drop(listener);
     finish(&connections, &cut).await;
 }
 
-fn answer(vitals: &impl Vitals, path: &str) -> Option<(StatusCode, Answer)> {
-    let said = |result: Result<(), String>| {
-        let (status, text) = match result {
-            Ok(()) => (StatusCode::OK, "ok".to_owned()),
-            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
-        };
-        (status, Answer { content_type: "text/plain; charset=utf-8", body: format!("{text}\n").into_bytes() })
-    };
-    match path {
-        "/healthz" => Some(said(vitals.alive())),
-        "/readyz" => Some(said(vitals.ready())),
+async fn answer(vitals: &impl Vitals, path: &str) -> Option<(StatusCode, Answer)> {
+    let text = |text: String| Answer { content_type: "text/plain; charset=utf-8", body: text.into_bytes() };
+    let result = match path {
+        "/healthz" => vitals.alive().map(|()| text("ok\n".to_owned())),
+        "/readyz" => vitals.ready().map(|()| text("ok\n".to_owned())),
         "/metrics" => {
-            Some((StatusCode::OK, Answer { content_type: OPEN_METRICS, body: vitals.metrics().into_bytes() }))
+            vitals.metrics().await.map(|metrics| Answer { content_type: OPEN_METRICS, body: metrics.into_bytes() })
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(match result {
+        Ok(answer) => (StatusCode::OK, answer),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, text(format!("{why}\n"))),
+    })
 }
 
 #[cfg(test)]
@@ -101,8 +111,8 @@ mod tests {
             Err("not the leader yet".to_owned())
         }
 
-        fn metrics(&self) -> String {
-            "# EOF\n".to_owned()
+        async fn metrics(&self) -> Result<String, String> {
+            Ok("# EOF\n".to_owned())
         }
     }
 

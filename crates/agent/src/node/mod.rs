@@ -66,6 +66,15 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 /// How often flows are looked at for backends that fail their clients, where a service asks for that.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What others ask of the loop, and where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// How everything is.
+    Status(oneshot::Sender<Status>),
+    /// The metrics, as OpenMetrics text.
+    Metrics(oneshot::Sender<String>),
+}
+
 /// Carries out every update until `shutdown`. `ready` is called once, when every VIP this node should carry is carried
 /// and announced.
 ///
@@ -82,9 +91,9 @@ pub async fn run(
         return Err(Error::Drained(config.drain.file));
     }
     let mut node = NodeAgent::open(config)?;
-    let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(8);
+    let (asks, mut asked) = mpsc::channel(8);
     let admin = bind(&node.config.admin_socket).await?;
-    let vitals = Vitals::default();
+    let vitals = Vitals::new(asks.clone());
     if let Some(address) = node.config.listen {
         let listener = http::bind(address).await.map_err(|source| Error::Http { address, source })?;
         tokio::spawn(http::serve(listener, Arc::new(vitals.clone()), shutdown.clone()));
@@ -131,7 +140,7 @@ pub async fn run(
             }
             _ = drain.tick(), if leaves_until.is_none() => {
                 if node.drains() {
-                    vitals.refresh(&node.ready(), || node.metrics());
+                    vitals.refresh(&node.ready());
                 }
                 if !node.drain_on() {
                     shutdown.cancel();
@@ -157,9 +166,12 @@ pub async fn run(
                 let view = Arc::clone(&health.borrow_and_update());
                 node.heed(view);
             }
-            Some(reply) = asked.recv() => {
+            Some(ask) = asked.recv() => {
                 // Whoever asked may have gone.
-                let _ = reply.send(node.status());
+                match ask {
+                    Ask::Status(reply) => drop(reply.send(node.status())),
+                    Ask::Metrics(reply) => drop(reply.send(node.metrics())),
+                }
             }
             changed = next_hops.changed(), if follows_kernel => match changed {
                 Ok(()) => {
@@ -179,7 +191,7 @@ pub async fn run(
                 node.look_at_mode();
                 node.finish();
                 node.attend();
-                vitals.refresh(&node.ready(), || node.metrics());
+                vitals.refresh(&node.ready());
             }
             _ = claims.tick(), if node.cluster.is_some() => node.look_at_claims(),
             _ = reap.tick() => node.reap(),
@@ -189,7 +201,7 @@ pub async fn run(
         if node.ready().is_ok()
             && let Some(ready) = ready.take()
         {
-            vitals.refresh(&Ok(()), || node.metrics());
+            vitals.refresh(&Ok(()));
             ready();
         }
         if leaves_until.is_some() && node.has_left() {
@@ -222,12 +234,12 @@ async fn bind(socket: &Path) -> Result<admin::Listener, Error> {
     Ok(admin::Listener::bind(socket).await?)
 }
 
-async fn answer(path: &str, asks: &mpsc::Sender<oneshot::Sender<Status>>) -> Option<admin::Answer> {
+async fn answer(path: &str, asks: &mpsc::Sender<Ask>) -> Option<admin::Answer> {
     if path != status::PATH {
         return None;
     }
     let (reply, answer) = oneshot::channel();
-    asks.send(reply).await.ok()?;
+    asks.send(Ask::Status(reply)).await.ok()?;
     let body = serde_json::to_vec(&answer.await.ok()?).ok()?;
     Some(admin::Answer { content_type: "application/json", body })
 }

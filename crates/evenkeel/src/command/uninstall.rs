@@ -56,8 +56,8 @@ impl Vitals for Removed {
         Ok(())
     }
 
-    fn metrics(&self) -> String {
-        "# EOF\n".to_owned()
+    async fn metrics(&self) -> Result<String, String> {
+        Ok("# EOF\n".to_owned())
     }
 }
 
