@@ -3,7 +3,7 @@
 use evenkeel_maps::{Address, Interface, Outcome, mode};
 
 use crate::{
-    frame::{Frame, pointer},
+    frame::{Frame, Receiver, pointer},
     maps,
 };
 
@@ -32,6 +32,10 @@ const REPLY: [u8; 2] = [0, 2];
 pub fn answer<F: Frame>(frame: &F, interface: &Interface) -> Outcome {
     if frame.is_tagged() {
         return Outcome::PassVlan;
+    }
+    // Whom a frame is not meant for does not answer it (`arp_rcv` in `net/ipv4/arp.c`).
+    if !frame.is_from_host() && frame.receiver(interface) == Receiver::Other {
+        return Outcome::PassOtherHost;
     }
     frame.pull(size_of::<Arp>() as u32);
     let Some(arp) = pointer::<Arp>(frame, 0) else { return Outcome::PassArp };

@@ -292,9 +292,9 @@ fn known_flow(
             // A SYN always revalidates. A retransmission keeps its backend if that one may serve it; so does one that comes
             // in the midst of an established connection, or anybody could break it. Every other one is a new connection.
             let retransmission = flow.initial_sequence == packet.sequence;
-            let usable = state == backend_state::ACTIVE || (state == backend_state::DRAIN && retransmission);
             let established = flow.is_established() && quiet <= flow.timeout();
-            if gone || !usable || !(retransmission || established) {
+            let serves = matches!(state, backend_state::ACTIVE | backend_state::DRAIN);
+            if gone || !serves || !(retransmission || established) {
                 return None;
             }
             let unanswered = retransmission && flow.state & Flow::ANSWERED == 0;
@@ -395,7 +395,7 @@ fn admit(work: &mut Work, now: u32) -> Result<(), Outcome> {
 /// Whether nobody can have this source address, or nobody may be answered there (RFC 1122 section 3.2.1.3, RFC 4291): the
 /// kernel, past which `direct` forwarding goes, would drop it as a martian.
 #[inline(always)]
-fn is_impossible(source: &Address, destination: &Address) -> bool {
+pub fn is_impossible(source: &Address, destination: &Address) -> bool {
     if source == destination {
         return true;
     }
@@ -505,12 +505,12 @@ pub fn flow_flags(backend: &Backend, rewrites_source: bool, from_host: bool) -> 
 fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result<(), Outcome> {
     let Some(settings) = SETTINGS.get(0) else { return Err(Outcome::PassNotVip) };
     let Work { flow, reply, .. } = &*work;
-    let inserted = match stale {
-        Some(found) => flows::replace(found, flow, reply, settings),
+    let recorded = match stale {
+        Some(found) => flows::replace(found, flow, reply, settings).ok_or(Outcome::DropFlowTable),
         None => flows::insert(flow, reply, settings, hash, now),
     };
-    if inserted.is_none() {
-        return Err(maps::refuse(work.frontend.number, Outcome::DropFlowTable));
+    if let Err(outcome) = recorded {
+        return Err(maps::refuse(work.frontend.number, outcome));
     }
     if settings.takes_over != 0 {
         steps::tell(work, now);
@@ -640,6 +640,7 @@ fn leave(frame: &impl Frame, ether_type: u16) -> Step {
     if packet::parse(frame, ether_type, &mut work.packet).is_none() {
         return Err(Outcome::PassEgress);
     }
+    work.from_host = false;
     let now = now(settings);
     let decision = if work.packet.transport == Transport::Icmp {
         frame.leaving_icmp(work, now)

@@ -60,7 +60,7 @@ fn carry_family(frame: &impl Frame, ipv6: bool, settings: &Settings, now: u32) -
         return Some(rewritten.map_or(Outcome::DropRewrite, |()| Outcome::StackFlow));
     }
     let hop = send::remembered(frame, &ends.destination, settings, now)?;
-    if packet.ttl <= 1 || !frame.fits(packet.length, hop.mtu) || !frame.can_send(hop.interface) {
+    if packet.ttl <= 1 || !frame.fits(&packet, hop.mtu) || !frame.can_send(hop.interface) {
         return None;
     }
     note(&packet, &found, now);

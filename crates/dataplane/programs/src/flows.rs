@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use evenkeel_maps::{
-    Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place, ticks,
+    Flow, FlowBucket, Outcome, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place, ticks,
 };
 
 use crate::{
@@ -138,7 +138,7 @@ pub fn find(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> b
 
 /// The flow with this key, if it lies where the hash points to, as most do: one cache line, and no look at the tags.
 #[inline(always)]
-pub fn find_at_hand(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> bool {
+fn find_at_hand(key: &Tuple, settings: &Settings, hash: u64, found: &mut Found) -> bool {
     let place = place(hash, settings.flow_buckets);
     let Some(bucket) = FLOWS.get_ptr_mut(place.first) else { return false };
     read(record(bucket, place.way), place.first * WAYS as u32 + place.way, key, found)
@@ -351,7 +351,13 @@ fn reply_place(key: &Tuple, settings: &Settings) -> Place {
 #[inline(never)]
 fn forget_reply(flow: &Flow, number: u32) {
     let (Some(settings), Some(key)) = (crate::maps::SETTINGS.get(0), reply_key(flow)) else { return };
-    let place = reply_place(&key, settings);
+    forget_entry(&key, number, settings);
+}
+
+/// Removes a record's entry of the reply index.
+#[inline(always)]
+fn forget_entry(key: &Tuple, number: u32, settings: &Settings) {
+    let place = reply_place(key, settings);
     let entry = ReplyBucket::entry(place.tag, number);
     if !remove_entry(place.first, entry) {
         remove_entry(place.second, entry);
@@ -434,27 +440,42 @@ fn find_reply_in(index: u32, tag: u32, key: &Tuple, found: &mut Found) -> Option
     Some(())
 }
 
-/// Records a flow. `reply` is what its backend's packets look like. `None`: there is no room that may be given away.
+/// Records a flow. `reply` is what its backend's packets look like.
+///
+/// `Err(DropFlowTable)`: there is no room that may be given away. `Err(DropTupleInUse)`: another processor has just recorded a
+/// flow whose backend's packets look the same.
 #[inline(never)]
-pub fn insert(flow: &Flow, reply: &Tuple, settings: &Settings, hash: u64, now: u32) -> Option<()> {
+pub fn insert(flow: &Flow, reply: &Tuple, settings: &Settings, hash: u64, now: u32) -> Result<(), Outcome> {
     let place = place(hash, settings.flow_buckets);
     let number = claim(&place, now);
-    if number == NONE {
-        return None;
-    }
-    let (bucket, way) = (FLOWS.get_ptr_mut(number / WAYS as u32)?, number % WAYS as u32);
+    let Some(bucket) = FLOWS.get_ptr_mut(number / WAYS as u32) else { return Err(Outcome::DropFlowTable) };
+    let way = number % WAYS as u32;
     let record = record(bucket, way);
     write(record, flow);
-    let added = add_reply(reply, number, settings);
-    let tag = if added { place.tag } else { FlowBucket::FREE };
+    let added = if !add_reply(reply, number, settings) {
+        Err(Outcome::DropFlowTable)
+    } else if is_found_as(reply, settings, number) {
+        Ok(())
+    } else {
+        forget_entry(reply, number, settings);
+        Err(Outcome::DropTupleInUse)
+    };
+    let tag = if added.is_ok() { place.tag } else { FlowBucket::FREE };
     // SAFETY: inside the map's memory; this way is ours until the tag is written.
     unsafe {
-        if !added {
+        if added.is_err() {
             (&raw mut (*record).protocol).write_volatile(0);
         }
         tag_of(bucket, way).write_volatile(tag);
     }
-    if added { Some(()) } else { None }
+    added
+}
+
+/// Whether a backend's packet leads to this record: of two that processors add at the same time, to one of them.
+#[inline(always)]
+fn is_found_as(reply: &Tuple, settings: &Settings, number: u32) -> bool {
+    let mut found = Found::NOTHING;
+    find_reply(reply, settings, &mut found) && found.number == number
 }
 
 /// Removes a flow that was found by its reply tuple.
@@ -466,11 +487,7 @@ pub fn remove(found: &Found, key: &Tuple, settings: &Settings) {
     if tag <= FlowBucket::CLAIMED || !take(bucket, way, tag) {
         return;
     }
-    let place = reply_place(key, settings);
-    let entry = ReplyBucket::entry(place.tag, found.number);
-    if !remove_entry(place.first, entry) {
-        remove_entry(place.second, entry);
-    }
+    forget_entry(key, found.number, settings);
     // SAFETY: inside the map's memory; this way is ours until the tag is written.
     unsafe {
         (&raw mut (*record(bucket, way)).protocol).write_volatile(0);

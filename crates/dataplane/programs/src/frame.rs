@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use evenkeel_maps::Interface;
 
-use crate::steps::Steps;
+use crate::{packet::Packet, steps::Steps};
 
 /// A frame at a hook. The code above is written once, for every hook there is.
 pub trait Frame: Steps {
@@ -34,9 +34,9 @@ pub trait Frame: Steps {
     fn receiver(&self, interface: &Interface) -> Receiver;
     /// Makes `bytes` from the start reachable by pointers, as far as the frame has so many.
     fn pull(&self, bytes: u32);
-    /// Whether the packet, of which the IP part has `length` bytes, leaves in pieces of at most `mtu` bytes without anybody
-    /// having to be told: it fits, or the kernel holds several segments in one.
-    fn fits(&self, length: u32, mtu: u32) -> bool;
+    /// Whether the packet leaves in pieces of at most `mtu` bytes, from the IP header on, without anybody having to be told: it
+    /// fits, or the kernel holds several segments in one that do.
+    fn fits(&self, packet: &Packet, mtu: u32) -> bool;
     /// Whether the kernel holds several segments in this one: its length may not be in its header.
     fn is_several(&self) -> bool;
     /// Updates the transport checksum at `offset` for changes outside the transport segment that the pseudo-header covers,

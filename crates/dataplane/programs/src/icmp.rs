@@ -72,6 +72,7 @@ pub fn ingress<F: Frame>(
         return Err(if is_vip { Outcome::Observed } else { Outcome::PassNotVip });
     }
     match kind {
+        Kind::EchoRequest if is_vip && is_impossible(packet) => Err(Outcome::DropSource),
         Kind::EchoRequest if is_vip => Err(echo(frame, packet, interface)),
         Kind::Error => translate(frame, work, settings, is_vip, true),
         _ if is_vip => Err(Outcome::DropProtocol),
@@ -109,6 +110,11 @@ pub fn egress<F: Frame>(frame: &F, work: &mut Work, interface: &Interface, setti
     }
 }
 
+#[inline(always)]
+fn is_impossible(packet: &Packet) -> bool {
+    balance::is_impossible(&packet.tuple.source, &packet.tuple.destination)
+}
+
 /// Turns an echo request into its reply, in place, and sends it back.
 #[inline(always)]
 fn echo(frame: &impl Frame, packet: &Packet, interface: &Interface) -> Outcome {
@@ -136,7 +142,9 @@ fn echo(frame: &impl Frame, packet: &Packet, interface: &Interface) -> Outcome {
 /// the first one does.
 #[inline(never)]
 pub fn later_fragment<F: Frame>(frame: &F, packet: &Packet, interface: &Interface) -> Outcome {
-    if maps::is_owned_on(&packet.tuple.destination, interface) {
+    if is_impossible(packet) {
+        Outcome::DropSource
+    } else if maps::is_owned_on(&packet.tuple.destination, interface) {
         reflect(frame, packet, interface)
     } else {
         Outcome::DropFragment
@@ -234,6 +242,10 @@ fn read_quoted<F: Frame>(frame: &F, work: &mut Work) -> bool {
         return false;
     }
     if quoted.tuple.protocol != TCP && quoted.tuple.protocol != UDP {
+        return false;
+    }
+    // A later fragment has data there, not ports.
+    if quoted.transport == packet::Transport::LaterFragment || quoted.transport_offset > packet::LAST_TRANSPORT {
         return false;
     }
     if quoted.transport_offset + 4 > packet.length + ETHERNET as u32 {
@@ -362,7 +374,11 @@ fn requote<F: Frame>(frame: &F, work: &Work) -> Option<()> {
             && (is_tcp || *field != [0; 2])
         {
             let before = *field;
-            *field = checksum::update(before, addresses + ports);
+            *field = match checksum::update(before, addresses + ports) {
+                // What would be "none" is sent as all ones (RFC 768).
+                [0, 0] if !is_tcp => [0xff, 0xff],
+                checksum => checksum,
+            };
             inside += checksum::difference_16(before, *field);
         }
         if packet.ipv6 {

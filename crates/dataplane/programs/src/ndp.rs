@@ -1,9 +1,9 @@
 //! Answering neighbour solicitations for owned VIPs (RFC 4861), as ARP is answered.
 
-use evenkeel_maps::{Address, ICMPV6, Interface, Outcome, mode};
+use evenkeel_maps::{Address, ICMPV6, Interface, Outcome, Tuple, mode};
 
 use crate::{
-    checksum,
+    balance, checksum,
     frame::{Frame, pointer},
     maps,
     packet::{ETHERNET, IPV6, Packet},
@@ -72,9 +72,19 @@ pub fn is_message(frame: &impl Frame, packet: &Packet) -> bool {
         }
 }
 
-/// Whether a solicitation may be answered (RFC 4861 section 7.1.1). What has more than one option is left to the kernel.
+/// Whether a solicitation of `target` may be answered (RFC 4861 section 7.1.1). What has more than one option is left to the
+/// kernel.
 #[inline(always)]
-fn is_valid(frame: &impl Frame, packet: &Packet) -> bool {
+fn is_valid(frame: &impl Frame, packet: &Packet, target: &Address) -> bool {
+    let Tuple { source, destination, .. } = &packet.tuple;
+    let is_possible = if *source == Address::ZERO {
+        *destination == solicited_node(target)
+    } else {
+        !balance::is_impossible(source, destination)
+    };
+    if !is_possible {
+        return false;
+    }
     let pseudo = checksum::sum_address(&packet.tuple.source)
         + checksum::sum_address(&packet.tuple.destination)
         + u16::from_ne_bytes(((packet.length - IPV6 as u32) as u16).to_be_bytes()) as u64
@@ -101,6 +111,13 @@ fn is_valid(frame: &impl Frame, packet: &Packet) -> bool {
     checksum::fold(pseudo + sum) == 0xffff
 }
 
+/// The group in which an address is looked for (RFC 4291 section 2.7.1).
+#[inline(always)]
+fn solicited_node(target: &Address) -> Address {
+    let [.., a, b, c] = target.0;
+    Address([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
+}
+
 /// Turns a solicitation for an owned VIP into an advertisement, and sends it back. Who asks without an address of its own is
 /// about to take the VIP for itself (duplicate address detection, RFC 4862): everybody is told that it is in use.
 #[inline(never)]
@@ -114,7 +131,7 @@ pub fn answer<F: Frame>(frame: &F, packet: &Packet, interface: &Interface, mode:
     if !maps::is_watched(&target) || !maps::is_owned_on(&target, interface) {
         return Outcome::PassNotVip;
     }
-    let is_valid = is_valid(frame, packet);
+    let is_valid = is_valid(frame, packet, &target);
     if kind == ADVERTISEMENT {
         if is_valid && let Some(source) = pointer::<[u8; 6]>(frame, SOURCE) {
             // SAFETY: `pointer` has checked the bounds.

@@ -23,6 +23,8 @@ pub const IPV6: usize = 40;
 const HEADERS: u32 = 14 + 60 + 20;
 /// Extension headers that are followed.
 const EXTENSIONS: u32 = 4;
+/// Where a transport header may begin at the latest: all of it lies where [`pointer`] reaches.
+pub const LAST_TRANSPORT: u32 = 0x100 - size_of::<TcpHeader>() as u32;
 
 /// Flags of a TCP header, RFC 9293 section 3.1.
 pub mod tcp_flags {
@@ -391,7 +393,7 @@ fn follow_extensions<F: Frame>(frame: &F, packet: &mut Packet) -> bool {
         }
         packet.tuple.protocol = extension.next_header;
         packet.transport_offset += length;
-        if packet.transport_offset > 0xff {
+        if packet.transport_offset > LAST_TRANSPORT {
             packet.transport = Transport::Truncated;
             return false;
         }

@@ -21,11 +21,12 @@ const ICMP_HEADER: usize = 8;
 /// A packet to a VIP port that has no frontend.
 #[inline(never)]
 pub fn refuse<F: Frame>(frame: &F, packet: &Packet, settings: &Settings, now: u32) -> Outcome {
-    if !is_plain(packet) || !may_refuse(settings, now) {
+    // Nobody answers a reset (RFC 9293 section 3.10.7.1).
+    if packet.flags & tcp_flags::RST != 0 || !is_plain(packet) || !may_refuse(settings, now) {
         return Outcome::DropNoFrontend;
     }
     if packet.transport == Transport::Tcp {
-        return if packet.flags & tcp_flags::RST == 0 && reset(frame, packet) && send_back(frame) {
+        return if reset(frame, packet) && send_back(frame) {
             Outcome::RefusedReset
         } else {
             Outcome::DropNoFrontend

@@ -100,7 +100,7 @@ fn way(frame: &impl Frame, work: &mut Work, settings: &Settings, now: u32) -> Wa
     let Some(hop) = remembered(frame, &target.ends.destination, settings, now) else {
         return look_up(frame, work, settings.next_hop_epoch, now);
     };
-    if !frame.fits(packet.length, hop.mtu) || !frame.can_send(hop.interface) {
+    if !frame.fits(packet, hop.mtu) || !frame.can_send(hop.interface) {
         return Way::Kernel;
     }
     route.interface = hop.interface;
@@ -174,7 +174,7 @@ fn look_up<F: Frame>(frame: &F, work: &mut Work, epoch: u32, now: u32) -> Way {
         // SAFETY: the map is per CPU.
         unsafe { *hop = NextHop { address, interface, seen: now, epoch, mtu, macs, from } };
     }
-    if !frame.fits(packet.length, mtu) || !frame.can_send(fib.interface) {
+    if !frame.fits(packet, mtu) || !frame.can_send(fib.interface) {
         return Way::Kernel;
     }
     if !F::RAW {
@@ -187,9 +187,11 @@ fn look_up<F: Frame>(frame: &F, work: &mut Work, epoch: u32, now: u32) -> Way {
 #[inline(always)]
 pub fn forward<F: Frame>(frame: &F, work: &mut Work, settings: &Settings, now: u32) -> Outcome {
     let way = if work.target.direct { way(frame, work, settings, now) } else { Way::Kernel };
-    let Work { packet, target, route, .. } = work;
+    let Work { packet, target, route, from_host, .. } = work;
     let ttl = match way {
         Way::Unroutable => return Outcome::DropUnroutable,
+        // It has been through the kernel's routing, which would not take it back.
+        Way::Kernel if *from_host => return Outcome::DropUnroutable,
         Way::Kernel if target.names.untouched => return target.names.stack,
         Way::Kernel => Ttl::Keep,
         Way::Frame | Way::Neighbour if packet.ttl <= 1 => return Outcome::DropTtl,

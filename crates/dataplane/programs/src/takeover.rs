@@ -74,7 +74,7 @@ pub fn is_known(work: &mut Work, settings: &Settings, _: u32) -> bool {
 #[inline(always)]
 pub fn enter(work: &mut Work, settings: &Settings, now: u32) -> bool {
     let hash = work.flow.tuple().hash(settings.hash_seed);
-    flows::insert(&work.flow, &work.reply, settings, hash, now).is_some()
+    flows::insert(&work.flow, &work.reply, settings, hash, now).is_ok()
 }
 
 /// Tells version 1 of the flow that was recorded just now, `work.flow` with `work.reply`, if it is one that it can carry: of

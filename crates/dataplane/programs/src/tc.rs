@@ -14,15 +14,22 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use evenkeel_maps::Interface;
+use evenkeel_maps::{Interface, TCP};
 
-use crate::frame::{self, Checksum, Frame, Receiver};
+use crate::{
+    frame::{self, Checksum, Frame, Receiver, pointer},
+    packet::{ETHERNET, Packet},
+};
 
 /// Of linux/if_packet.h: addressed to this host's hardware address, and to another's.
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 /// `BPF_F_IPV6` of newer kernels: the address change is not made up for by an IPv4 header checksum.
 const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Where a TCP header says how long it is, and how long a UDP header is.
+const TCP_DATA_OFFSET: usize = 12;
+const UDP_HEADER: u32 = 8;
 
 /// A socket buffer.
 pub struct SocketBuffer<'a> {
@@ -120,9 +127,8 @@ impl Frame for SocketBuffer<'_> {
     }
 
     #[inline(always)]
-    fn fits(&self, length: u32, mtu: u32) -> bool {
-        // What the kernel holds as one is cut again before it is sent, into segments that came in that size.
-        length <= mtu || self.is_several()
+    fn fits(&self, packet: &Packet, mtu: u32) -> bool {
+        packet.length <= mtu || (self.is_several() && segment_length(self, packet) <= mtu)
     }
 
     #[inline(always)]
@@ -230,4 +236,20 @@ impl Frame for SocketBuffer<'_> {
         // SAFETY: the structure has the kernel's layout and size; the helper copies it.
         unsafe { bpf_redirect_neigh(interface, (&raw mut neighbour).cast(), size_of::<Neighbour>() as i32, 0) };
     }
+}
+
+/// Length of what the kernel makes of each of a buffer's segments, from the IP header on (`skb_gso_network_seglen`).
+#[inline(always)]
+fn segment_length(frame: &SocketBuffer<'_>, packet: &Packet) -> u32 {
+    let header = if packet.tuple.protocol == TCP {
+        match pointer::<u8>(frame, packet.transport_offset as usize + TCP_DATA_OFFSET) {
+            // SAFETY: `pointer` has checked the bounds.
+            Some(length) => unsafe { (*length >> 4) as u32 * 4 },
+            None => 0,
+        }
+    } else {
+        UDP_HEADER
+    };
+    // SAFETY: the kernel's context.
+    packet.transport_offset - ETHERNET as u32 + header + unsafe { (*frame.skb()).gso_size }
 }

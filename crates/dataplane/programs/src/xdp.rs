@@ -15,7 +15,8 @@ use evenkeel_maps::Interface;
 use crate::{
     checksum,
     frame::{self, Checksum, Frame, Receiver},
-    maps, packet,
+    maps,
+    packet::{self, Packet},
     word::{read_16, read_32, write_16},
 };
 
@@ -128,8 +129,8 @@ impl Frame for DriverBuffer<'_> {
     fn pull(&self, _: u32) {}
 
     #[inline(always)]
-    fn fits(&self, length: u32, mtu: u32) -> bool {
-        length <= mtu
+    fn fits(&self, packet: &Packet, mtu: u32) -> bool {
+        packet.length <= mtu
     }
 
     #[inline(always)]
