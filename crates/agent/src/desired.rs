@@ -194,8 +194,13 @@ impl Desired {
                 // One that takes no new flows is not in the table.
                 let share = of_takers.get(&address).copied();
                 let is_ill = share.is_none() && shares.get(&address) == Some(&0);
-                // Down by either, it keeps its TCP connections; UDP flows, which do not end by themselves, go elsewhere.
-                let state = if is_ill { State::Down } else { state(backend.state) };
+                // Down by either, it keeps its TCP connections; UDP flows, which do not end by themselves, go elsewhere. One that
+                // terminates takes new flows where there is no other, and the programs give them to active ones alone.
+                let state = match share {
+                    Some(_) => State::Active,
+                    None if is_ill => State::Down,
+                    None => state(backend.state),
+                };
                 let elsewhere = node.masquerade && backend.node.as_deref() != Some(&node.name);
                 BackendSpec { address, state, share: share.unwrap_or(FULL_SHARE), elsewhere }
             })
@@ -450,6 +455,16 @@ mod tests {
         let states: Vec<State> = spec.backends.iter().map(|backend| backend.state).collect();
         assert_eq!(states, [State::Active, State::Drain, State::Down, State::Active]);
         assert!(spec.direct && !spec.source_affinity);
+    }
+
+    /// KEP-1669: where all terminate, those that still serve are what there is.
+    #[test]
+    fn terminating_backends_take_new_flows_where_there_is_no_other() {
+        let endpoints = vec![endpoint(2, false, true, true), endpoint(3, false, false, true)];
+        let spec = spec(&world(TrafficPolicy::Cluster, endpoints), "odd", &mut Desired::default());
+        assert_eq!(reachable(&spec), [2]);
+        let states: Vec<State> = spec.backends.iter().map(|backend| backend.state).collect();
+        assert_eq!(states, [State::Active, State::Down], "the programs give new flows to active ones alone");
     }
 
     #[test]

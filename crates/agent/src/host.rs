@@ -1,35 +1,60 @@
 //! What the node's own stack must do for the data path.
 
-use std::{fs, io, net::IpAddr};
+use std::{fmt, fs, io, net::IpAddr};
 
 use nix::ifaddrs::getifaddrs;
 
-/// The kernel routes replies, and with `stack` forwarding requests too.
-const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+/// What lets the kernel route replies, and with `stack` forwarding requests too.
+const FORWARDING: [Setting; 2] = [
+    Setting { family: "IPv4", key: "net.ipv4.ip_forward", path: "/proc/sys/net/ipv4/ip_forward" },
+    Setting { family: "IPv6", key: "net.ipv6.conf.all.forwarding", path: "/proc/sys/net/ipv6/conf/all/forwarding" },
+];
 
-/// Why the host could not be prepared.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot switch on {path}, without which the kernel does not route replies: {source}")]
-pub struct Error {
+/// A kernel parameter.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    family: &'static str,
+    key: &'static str,
     path: &'static str,
+}
+
+/// A parameter that could not be set: in a container `/proc/sys` is read-only as a rule.
+#[derive(Debug)]
+pub(crate) struct NotSet {
+    setting: Setting,
     source: io::Error,
 }
 
-/// Lets the kernel forward packets. Left as it is afterwards, because other services may rely on it by then.
-pub(crate) fn enable_forwarding() -> Result<(), Error> {
-    for path in FORWARDING {
-        let failed = |source| Error { path, source };
-        let present = match fs::read_to_string(path) {
-            Ok(present) => present,
-            // A kernel without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        if present.trim() != "1" {
-            keep_router_advertisements();
-            fs::write(path, "1").map_err(failed)?;
-            tracing::warn!(path, "switched forwarding on: the kernel routes replies from backends to clients");
-        }
+impl fmt::Display for NotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { setting: Setting { family, key, .. }, source } = self;
+        write!(
+            f,
+            "[forwarding_off] the kernel does not route {family} packets from backends to clients, and {key} cannot be set \
+             from here ({source}): run `sysctl -w {key}=1` on the host if services use {family}"
+        )
+    }
+}
+
+/// Lets the kernel forward packets. Left as it is afterwards, because other services may rely on it by then. Returns what could
+/// not be done: services of the other family do without, and so may all with `direct` forwarding.
+pub(crate) fn enable_forwarding() -> Vec<NotSet> {
+    FORWARDING
+        .into_iter()
+        .filter_map(|setting| enable(setting).err().map(|source| NotSet { setting, source }))
+        .collect()
+}
+
+fn enable(setting: Setting) -> io::Result<()> {
+    let present = match fs::read_to_string(setting.path) {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        present => present?,
+    };
+    if present.trim() != "1" {
+        keep_router_advertisements();
+        fs::write(setting.path, "1")?;
+        tracing::warn!(setting.key, "switched forwarding on: the kernel routes replies from backends to clients");
     }
     Ok(())
 }

@@ -140,7 +140,4 @@ pub enum Error {
     /// What lets VIPs be heard could not be removed.
     #[error("cannot leave the multicast groups of the VIPs: {0}")]
     Groups(std::io::Error),
-    /// The host's forwarding could not be switched on.
-    #[error("{0}")]
-    Host(#[from] host::Error),
 }

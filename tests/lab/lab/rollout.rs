@@ -12,7 +12,7 @@ use evenkeel_lab::{
 
 use crate::{
     Test,
-    client::Exchange,
+    client::{self, Exchange},
     world::{self, HTTP, Setup, UDP, World, vip},
 };
 
@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("rollout::loses_nothing_with_direct_at_tcx", |sandbox| all_are_replaced(sandbox, "direct", "tcx")),
     ("rollout::loses_nothing_with_stack_at_clsact", |sandbox| all_are_replaced(sandbox, "stack", "clsact")),
     ("rollout::a_draining_backend_keeps_its_sessions", a_draining_backend_keeps_its_sessions),
+    ("rollout::the_last_backends_serve_while_they_terminate", the_last_backends_serve_while_they_terminate),
 ];
 
 /// Datagrams after which an exchange counts as a session.
@@ -69,6 +70,23 @@ fn a_draining_backend_keeps_its_sessions(sandbox: &Sandbox) -> anyhow::Result<()
             let answered = exchange.ask()?;
             ensure!((answered == server) == stays, "{answered} answered when {server} was in state {state}");
         }
+    }
+    world.ensure_no_drops()
+}
+
+/// KEP-1669: where all endpoints terminate, those that still serve take new connections and exchanges; else nobody would.
+fn the_last_backends_serve_while_they_terminate(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (mut world, _agent) = World::start(sandbox, &Setup::default())?;
+    let names: Vec<String> = world.deployment.backends().map(|backend| backend.name.clone()).collect();
+    for name in &names {
+        world.deployment.set_condition(name, Condition::Terminating)?;
+    }
+    world.await_status("all terminate", |status| {
+        world::backends(status, HTTP).values().all(|state| *state == "drain")
+    })?;
+    for _ in 0..20 {
+        client::get(&world.lab.client, vip(HTTP))?;
+        Exchange::open(&world.lab.client, vip(UDP))?.ask()?;
     }
     world.ensure_no_drops()
 }

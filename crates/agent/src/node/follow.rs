@@ -59,15 +59,27 @@ impl NodeAgent {
         self.announce();
     }
 
-    /// Lets the data path answer for VIPs until the next time, and somewhat longer.
+    /// Lets the data path answer for VIPs until the next time, and somewhat longer. What has fallen silent while there was no
+    /// agent stays so until it is known who owns what.
     pub(super) fn attend(&mut self) {
+        if !self.knows_owners() && !self.data_path.is_attended() {
+            return;
+        }
         let cluster = self.config.cluster.as_ref();
         let limit = cluster.and_then(|cluster| cluster.unattended_limit);
         self.data_path.attend(limit, cluster.is_some(), self.drain.is_closing());
     }
 
+    fn knows_owners(&self) -> bool {
+        self.cluster.as_ref().is_none_or(Cluster::has_begun)
+    }
+
     /// Finds out which VIPs the data path has stopped answering for because others claim them.
     pub(super) fn look_at_claims(&mut self) {
+        // What an earlier process has yielded, nobody knows yet to be this node's again.
+        if !self.knows_owners() {
+            return;
+        }
         let claims = match self.data_path.claims() {
             Ok(claims) => claims,
             Err(error) => {

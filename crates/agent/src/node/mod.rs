@@ -94,9 +94,12 @@ pub async fn run(
     let (asks, mut asked) = mpsc::channel(8);
     let admin = bind(&node.config.admin_socket).await?;
     let vitals = Vitals::new(asks.clone());
+    // Whoever asks is answered until the end, also while a drain goes on that a signal does not cut short.
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
     if let Some(address) = node.config.listen {
         let listener = http::bind(address).await.map_err(|source| Error::Http { address, source })?;
-        tokio::spawn(http::serve(listener, Arc::new(vitals.clone()), shutdown.clone()));
+        tokio::spawn(http::serve(listener, Arc::new(vitals.clone()), ended.clone()));
     }
     // All that can be refused has been: from here on the node is changed.
     node.attach()?;
@@ -105,12 +108,12 @@ pub async fn run(
             let asks = asks.clone();
             async move { answer(&path, &asks).await }
         },
-        shutdown.clone(),
+        ended.clone(),
     ));
 
     // The receiver holds a first state that counts as seen.
     updates.mark_changed();
-    let mut ended = false;
+    let mut source_ended = false;
     let mut follows_kernel = true;
     let mut health = node.checker.view();
     let mut ready = Some(ready);
@@ -149,7 +152,7 @@ pub async fn run(
             }
             news = heard(&mut node.cluster) => node.hear(news),
             () = sleep_until(node.follow_at) => node.follow_at_last(),
-            changed = updates.changed(), if !ended => match changed {
+            changed = updates.changed(), if !source_ended => match changed {
                 Ok(()) => {
                     let (update, noticed) = {
                         let update = updates.borrow_and_update();
@@ -159,7 +162,7 @@ pub async fn run(
                 }
                 Err(_) => {
                     tracing::error!("the source of manifests has ended: what is carried stays as it is");
-                    ended = true;
+                    source_ended = true;
                 }
             },
             Ok(()) = health.changed() => {
@@ -210,6 +213,7 @@ pub async fn run(
         }
     }
     // The admin socket goes before the data path does.
+    ended.cancel();
     let _ = admin.await;
     if let Some(cluster) = node.cluster.take() {
         if node.config.detach {
@@ -332,6 +336,8 @@ struct NodeAgent {
     problems: Vec<String>,
     /// What the last attempt to carry the Plan out met with.
     obstacles: Vec<String>,
+    /// What could not be set up on this host, in words.
+    unprepared: Vec<String>,
     /// Whether the data plane is behind the Plan, so that it must be tried again.
     behind: bool,
     /// Frontends that are not carried at all.
@@ -396,6 +402,7 @@ impl NodeAgent {
             complete: false,
             problems: Vec::new(),
             obstacles: Vec::new(),
+            unprepared: Vec::new(),
             behind: false,
             failed: Vec::new(),
             answered: BTreeSet::new(),
@@ -409,7 +416,8 @@ impl NodeAgent {
 
     /// Attaches the programs.
     fn attach(&mut self) -> Result<(), Error> {
-        host::enable_forwarding()?;
+        self.unprepared = host::enable_forwarding().iter().map(ToString::to_string).collect();
+        self.unprepared.iter().for_each(|text| tracing::warn!("{text}"));
         self.data_path.attach(&self.interfaces)?;
         for interface in &self.interfaces {
             self.tell_attached(interface);

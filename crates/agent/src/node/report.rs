@@ -57,6 +57,7 @@ impl NodeAgent {
                 .problems
                 .iter()
                 .chain(&self.obstacles)
+                .chain(&self.unprepared)
                 .chain(&self.unsaved)
                 .chain(self.health_ports.problems())
                 .cloned()

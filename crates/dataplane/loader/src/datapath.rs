@@ -707,6 +707,13 @@ impl DataPath {
         self.attendance.write(0, Attendance { until, yields: yields.into(), withdrawn: withdrawn.into() });
     }
 
+    /// Whether VIPs are answered for at present, by what this or an earlier process has said.
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        let Attendance { until, withdrawn, .. } = self.attendance.read(0);
+        withdrawn == 0 && (until == 0 || monotonic_ns() < until)
+    }
+
     /// The VIPs that other hosts claim and that are not answered for therefore, each with the hardware address of who does.
     ///
     /// # Errors
