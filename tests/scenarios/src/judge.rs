@@ -312,7 +312,7 @@ impl Tally {
             self.rescuable += 1;
             let when = if segment.kind == SegmentKind::Fault { "" } else { " without a fault" };
             *self.causes.entry(format!("{} {}{when}", lane.kind.scheme(), cause.name())).or_default() += 1;
-            if self.failures.len() < TOLD {
+            if case.must_pass() && self.failures.len() < TOLD {
                 self.failures.push(format!(
                     "{} {}{when}: due {:.3} s into it, started {:.1} ms and ended {:.1} ms later",
                     recorded.measurement.lanes[result.lane].name,
