@@ -82,8 +82,16 @@ fn by_command(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(!nobody.wait(SOON)?.success(), "nobody was there to be drained");
     let agent = world.run()?;
     let mut sessions = Session::open_many(&world.lab.client, vip(TCP), 6)?;
-    let ended = world.evenkeel(&["drain", NODE[0], NODE[1], "--admin", &admin])?;
-    ensure!(ended.status.success() && ended.stdout.contains("drained after"), "{}{}", ended.stdout, ended.stderr);
+    let mut drain = Command::new(&world.balancer.program);
+    drain.arg("drain").args(NODE).args(["--admin", &admin]);
+    let drain = world.lab.node.spawn(drain)?;
+    world.await_status("it is not ready", |status| status["ready"] == false)?;
+    // A signal hurries nobody, and whoever waits goes on to be answered.
+    agent.signal(Signal::TERM)?;
+    eventually("new connections are refused", || Ok(is_refused(&world, vip(TCP))?.then_some(())))?;
+    ensure!(drain.is_running() && world.status()?["ready"] == false, "nobody answers any more");
+    ensure!(drain.wait(SOON)?.success(), "{}", drain.stderr().join("\n"));
+    ensure!(drain.stdout().join("\n").contains("drained after"), "{}", drain.stdout().join("\n"));
     ensure!(agent.wait(SOON)?.success(), "{}", agent.stderr().join("\n"));
     echo_all(&mut sessions)
 }

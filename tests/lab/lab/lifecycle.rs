@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    process::Command,
     time::Instant,
 };
 
@@ -11,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Sandbox,
     deployment::SERVICE_FILE,
+    find_program,
     manifests::Condition,
     topology::{POD_BRIDGE, UPLINK},
 };
@@ -44,6 +46,7 @@ pub(crate) const TESTS: &[Test] = &[
         goes_on_with_what_is_loaded(sandbox, "clsact")
     }),
     ("lifecycle::a_second_run_is_refused", a_second_run_is_refused),
+    ("lifecycle::settings_that_are_read_only_keep_nobody_from_starting", read_only_settings),
     ("lifecycle::the_verifier_has_little_to_do", the_verifier_has_little_to_do),
 ];
 
@@ -192,6 +195,24 @@ fn an_interface_no_longer_given_is_detached(sandbox: &Sandbox, hook: &'static st
 }
 
 /// The manifests are elsewhere for a while, such as on a file system that is not mounted yet.
+/// In a container `/proc/sys` is read-only, and a node that has IPv4 alone does not forward IPv6.
+fn read_only_settings(sandbox: &Sandbox) -> anyhow::Result<()> {
+    const SCRIPT: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    let world = World::build(sandbox, &Setup::default())?;
+    world.lab.node.sysctl("net.ipv4.ip_forward", "1")?;
+    world.lab.node.sysctl("net.ipv6.conf.all.forwarding", "0")?;
+    let agent = world.balancer.command();
+    let mut command = Command::new(find_program("unshare", "util-linux")?);
+    command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).arg(agent.get_program()).args(agent.get_args());
+    let agent = world.lab.node.spawn(command)?;
+    agent.wait_for_line("ready", SOON)?;
+    client::get(&world.lab.client, vip(HTTP))?;
+    let status = world.status()?;
+    let told: Vec<&str> = world::problems(&status).into_iter().filter(|text| text.contains("forwarding_off")).collect();
+    ensure!(told.len() == 1 && told[0].contains("sysctl -w net.ipv6.conf.all.forwarding=1"), "{status:#}");
+    Ok(())
+}
+
 fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
     let (world, agent) = World::start(sandbox, &Setup::default())?;
     let load = world.load()?;
