@@ -21,8 +21,8 @@ pub const IPV6: usize = 40;
 /// How much of a packet is made readable: Ethernet, IPv4 with all options or IPv6 with some extensions, TCP without options;
 /// for an ICMP error, the same of what it quotes.
 const HEADERS: u32 = 14 + 60 + 20;
-/// Extension headers that are followed.
-const EXTENSIONS: u32 = 4;
+/// Extension headers that are followed: each in its place, destination options twice (RFC 8200 section 4.1).
+const EXTENSIONS: u32 = 5;
 /// Where a transport header may begin at the latest: all of it lies where [`pointer`] reaches.
 pub const LAST_TRANSPORT: u32 = 0x100 - size_of::<TcpHeader>() as u32;
 
@@ -123,14 +123,14 @@ impl Packet {
         self.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     }
 
-    /// The datagram this is a fragment of.
+    /// The datagram this is a fragment of, if that is of this protocol.
     #[inline(always)]
-    pub fn fragment_key(&self) -> FragmentKey {
+    pub fn fragment_key(&self, protocol: u8) -> FragmentKey {
         FragmentKey {
             source: self.tuple.source,
             destination: self.tuple.destination,
             identification: self.identification,
-            protocol: self.tuple.protocol,
+            protocol,
             pad: [0; 3],
         }
     }
