@@ -2,27 +2,33 @@
 
 use std::{
     collections::HashMap,
-    io,
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    sync::Arc,
+    io, iter,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Sandbox,
-    topology::{POD_BRIDGE, Standard, UPLINK},
+    topology::{CLIENT, POD_BRIDGE, Standard, UPLINK},
 };
 use evenkeel_loader::{BackendSpec, DataPath, FrontendSpec, HookChoice, Interface, Options, Others, Program, State};
-use evenkeel_maps::{MAX_FRONTENDS, TABLE_ROW, TABLE_ROWS, TCP, UDP, Vip};
+use evenkeel_maps::{MAX_FRONTENDS, Outcome, TABLE_ROW, TABLE_ROWS, TCP, UDP, Vip};
+use ipnet::IpNet;
 
 use evenkeel_plan::world::Forwarding;
 use evenkeel_sources::directory::Update;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Test, frames,
-    packets::{VIP, bench, client, key, vip},
+    Test, client,
+    frames::{self, Macs},
+    packets::{self, VIP, bench, key, vip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -36,6 +42,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("regressions::a_frontend_too_many_is_refused_alone", a_frontend_too_many_is_refused_alone),
     ("regressions::an_agent_outlives_its_source", an_agent_outlives_its_source),
     ("regressions::an_interface_keeps_its_bit", an_interface_keeps_its_bit),
+    ("regressions::a_switch_turns_nobody_away", a_switch_turns_nobody_away),
 ];
 
 /// The client reuses its port, the new connection meets another backend, and the former one resets the old connection.
@@ -46,7 +53,7 @@ fn a_former_backend_does_not_close_the_new_one(sandbox: &Sandbox) -> anyhow::Res
         bench.frontend(key(80, TCP), true, &[State::Drain, State::Active])?;
         let new = bench.pick(TCP, 1, 200)?;
         ensure!(old != new, "the connection was to move");
-        bench.run(Program::Egress, &frames::tcp(bench.macs, old, client(1), 9, "R"))?;
+        bench.run(Program::Egress, &frames::tcp(bench.macs, old, packets::client(1), 9, "R"))?;
         let uses = bench.data_path.backend_uses();
         let flows = uses.get(&(key(80, TCP), new.into())).map(|use_of| use_of.flows);
         ensure!(flows == Some(1), "the new connection counts as closed: {uses:?}");
@@ -267,7 +274,7 @@ fn an_interface_keeps_its_bit(sandbox: &Sandbox) -> anyhow::Result<()> {
             )?;
         }
         let mut after = open_again(&options)?;
-        let request = frames::arp_request(([2, 0, 0, 0, 0, 1], *client(1).ip()), VIP);
+        let request = frames::arp_request(([2, 0, 0, 0, 0, 1], *packets::client(1).ip()), VIP);
         for interfaces in
             [&[pods.clone(), uplink.clone()][..], std::slice::from_ref(&uplink), &[pods.clone(), uplink.clone()]]
         {
@@ -280,4 +287,81 @@ fn an_interface_keeps_its_bit(sandbox: &Sandbox) -> anyhow::Result<()> {
         }
         Ok(after.uninstall()?)
     })?
+}
+
+/// One backend takes the other's place, and the source ranges come and go, again and again while clients connect. A large table
+/// and many ranges take long to write.
+fn a_switch_turns_nobody_away(sandbox: &Sandbox) -> anyhow::Result<()> {
+    const SWITCHES: usize = 60;
+    const BETWEEN_SWITCHES: u64 = 2_000;
+    let lab = Standard::with_backends(sandbox, 2)?;
+    for backend in lab.backends() {
+        let address = backend.address.to_string();
+        lab.node.ip(["neigh", "replace", &address, "lladdr", "02:00:00:00:00:01", "dev", POD_BRIDGE])?;
+    }
+    let spec = |number: usize| {
+        let states =
+            if number.is_multiple_of(2) { [State::Active, State::Drain] } else { [State::Drain, State::Active] };
+        let backends = lab.backends().iter().zip(states);
+        let others = (0..200).map(|last| IpNet::from(IpAddr::from([192, 0, 2, last])));
+        let ranges = iter::once(IpNet::from(IpAddr::from(CLIENT))).chain(others);
+        FrontendSpec {
+            direct: true,
+            source_ranges: if number.is_multiple_of(2) { ranges.collect() } else { Vec::new() },
+            backends: backends
+                .map(|(backend, state)| BackendSpec::new(SocketAddrV4::new(backend.address, 8080).into(), state))
+                .collect(),
+            table: vec![u32::from(!number.is_multiple_of(2)); 65_521],
+            ..FrontendSpec::new(key(80, TCP))
+        }
+    };
+    let mut data_path = lab.node.enter(|| -> anyhow::Result<DataPath> {
+        let mut data_path = DataPath::open(&Options { rescue_tries: 0, ..Options::new("switch", 7) })?;
+        data_path.attach(&[Interface::look_up(UPLINK)?])?;
+        let failures = data_path.set_frontends(&[spec(0)], Others::Remove, Instant::now());
+        ensure!(failures.is_empty(), "{failures:?}");
+        data_path.set_vips(&HashMap::from([(VIP.into(), Vip { answer_on: 1 })]), Others::Remove)?;
+        Ok(data_path)
+    })??;
+    let uplink = lab.node.enter(|| Interface::look_up(UPLINK))??;
+    let from = lab.client.enter(|| Interface::look_up("eth0"))??;
+    let socket = client::open(&lab.client, 0)?;
+    let (sent, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let switched = thread::scope(|scope| -> anyhow::Result<()> {
+        let connects = scope.spawn(|| -> anyhow::Result<()> {
+            // Each a connection of its own: what is sent again follows its flow.
+            for (sequence, port) in (1..).zip((1024..=u16::MAX).cycle()) {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let frame = frames::tcp(Macs(from.mac, uplink.mac), packets::client(port), vip(80), sequence, "S");
+                client::send(&socket, from.index.cast_signed(), &frame)?;
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let switched = lab.node.enter(|| {
+            (1..=SWITCHES).try_for_each(|number| {
+                let until = sent.load(Ordering::Relaxed) + BETWEEN_SWITCHES;
+                while sent.load(Ordering::Relaxed) < until && !connects.is_finished() {
+                    thread::yield_now();
+                }
+                let failures = data_path.set_frontends(&[spec(number)], Others::Remove, Instant::now());
+                ensure!(failures.is_empty(), "{failures:?}");
+                Ok(())
+            })
+        });
+        is_over.store(true, Ordering::Relaxed);
+        let sends = connects.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        switched??;
+        sends
+    });
+    let counters: HashMap<Outcome, u64> = data_path.counters()?.into_iter().filter(|(_, count)| *count > 0).collect();
+    lab.node.enter(|| data_path.uninstall())??;
+    switched?;
+    for refusal in [Outcome::DropNoBackend, Outcome::DropSourceRange] {
+        ensure!(!counters.contains_key(&refusal), "{counters:?}");
+    }
+    ensure!(counters.get(&Outcome::ForwardNew) > Some(&BETWEEN_SWITCHES), "{counters:?}");
+    Ok(())
 }

@@ -511,7 +511,8 @@ impl DataPath {
         self.carried.contains_key(&frontend)
     }
 
-    /// Carries one frontend: backends first, then the table beside the old one, then the switch.
+    /// Carries one frontend: what it gets first, the table beside the old one, then the switch, then what it loses. Until the
+    /// switch new flows are those of the old entry, and meet all that it needs.
     fn set_frontend(&mut self, spec: &FrontendSpec, now: Instant) -> Result<(), Error> {
         let slots = self.put_backends(spec)?;
         let table: Vec<u32> = spec
@@ -551,8 +552,13 @@ impl DataPath {
             None => 0,
         };
         let frontend = Frontend { table_row: place.first, table_size, flags, number, limit };
+        let mut stale = self.stale_ranges(number, spec);
+        if former.is_none() {
+            // Those of a frontend that had the number before: they are to let nobody in here.
+            self.shut_out(std::mem::take(&mut stale));
+        }
         let switched = self
-            .admit(number, spec)
+            .let_in(number, spec)
             .and_then(|()| self.frontends.insert(spec.key, frontend, 0).map_err(map_error(map::FRONTENDS)));
         if let Err(error) = switched {
             if kept.is_none() {
@@ -560,6 +566,8 @@ impl DataPath {
             }
             return Err(error);
         }
+        self.slots.settle(spec.key, &spec.backends);
+        self.shut_out(stale);
         if former.is_none() {
             self.watched.add(&spec.key.address);
             if !self.free_numbers.remove(&number) {
@@ -574,7 +582,6 @@ impl DataPath {
         if let (Some(old), None) = (old, kept) {
             self.tables.retire(old, now);
         }
-        self.slots.bury_others(spec.key, &spec.backends);
         let before = self.applied.insert(spec.key, spec.clone());
         if before.is_some_and(|before| before.limits.is_some() && before.limits != spec.limits) {
             self.release_limits();
@@ -592,7 +599,7 @@ impl DataPath {
         );
     }
 
-    /// Gives every backend its slot.
+    /// Gives every backend its slot, and what it is to have more than before.
     fn put_backends(&mut self, spec: &FrontendSpec) -> Result<Vec<u32>, Error> {
         let of_all = if spec.direct { Backend::DIRECT } else { 0 };
         let mut slots = Vec::with_capacity(spec.backends.len());
@@ -607,38 +614,39 @@ impl DataPath {
         Ok(slots)
     }
 
-    /// Writes who may connect to a frontend, and how often: what is new before what is gone, so that nobody is let in between.
-    fn admit(&mut self, number: u32, spec: &FrontendSpec) -> Result<(), Error> {
-        let before: &[IpNet] = self.applied.get(&spec.key).map_or(&[], |applied| &applied.source_ranges);
-        let stale: Vec<Key<SourceRange>> = if self.applied.contains_key(&spec.key) {
-            before
-                .iter()
-                .filter(|range| !spec.source_ranges.contains(range))
-                .map(|range| range_key(number, *range))
-                .collect()
-        } else {
-            // An earlier process's, or those of a frontend that had the number before.
-            let wanted: HashSet<(u32, [u8; 16])> = spec
-                .source_ranges
-                .iter()
-                .map(|range| range_key(number, *range))
-                .map(|key| (key.prefix_len(), key.data().address))
-                .collect();
-            self.source_ranges
-                .keys()
-                .flatten()
-                .filter(|key| {
-                    key.data().frontend == number && !wanted.contains(&(key.prefix_len(), key.data().address))
-                })
-                .collect()
-        };
+    /// The source ranges that are in the map for a frontend, and are not to be any more.
+    fn stale_ranges(&self, number: u32, spec: &FrontendSpec) -> Vec<Key<SourceRange>> {
+        if let Some(applied) = self.applied.get(&spec.key) {
+            let gone = applied.source_ranges.iter().filter(|range| !spec.source_ranges.contains(range));
+            return gone.map(|range| range_key(number, *range)).collect();
+        }
+        // An earlier process's, or those of a frontend that had the number before.
+        let wanted: HashSet<(u32, [u8; 16])> = spec
+            .source_ranges
+            .iter()
+            .map(|range| range_key(number, *range))
+            .map(|key| (key.prefix_len(), key.data().address))
+            .collect();
+        self.source_ranges
+            .keys()
+            .flatten()
+            .filter(|key| key.data().frontend == number && !wanted.contains(&(key.prefix_len(), key.data().address)))
+            .collect()
+    }
+
+    /// Writes who may connect to a frontend.
+    fn let_in(&mut self, number: u32, spec: &FrontendSpec) -> Result<(), Error> {
         for range in &spec.source_ranges {
             self.source_ranges.insert(&range_key(number, *range), 1, 0).map_err(map_error(map::SOURCE_RANGES))?;
         }
+        Ok(())
+    }
+
+    /// Removes ranges of those who may connect.
+    fn shut_out(&mut self, stale: Vec<Key<SourceRange>>) {
         for key in stale {
             let _ = self.source_ranges.remove(&key);
         }
-        Ok(())
     }
 
     /// Frees the rows of limits that no frontend has any more.

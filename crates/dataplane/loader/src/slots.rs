@@ -7,7 +7,11 @@ use std::{
 
 use evenkeel_maps::{Backend, FrontendKey, backend_state};
 
-use crate::{Error, shared::Elements, spec::BackendSpec};
+use crate::{
+    Error,
+    shared::Elements,
+    spec::{BackendSpec, State},
+};
 
 /// Gives every backend of every frontend a slot and remembers it. The array itself is the record: [`Slots::adopt`] reads
 /// it back after a restart.
@@ -52,12 +56,19 @@ impl<E: Elements<Backend>> Slots<E> {
         self.by_frontend.get(&frontend)?.get(&address).copied()
     }
 
-    /// Puts a backend into its slot, a new one if it has none. A returning backend whose tombstone still stands gets its
-    /// old slot, so that its flows go on.
+    /// Has a backend ready for the frontend's new table: a new one gets its slot, one that is there gets what it is to have
+    /// more than it has. What it is to have less is the old table's, as long as that is in force, and for [`Self::settle`].
+    /// A returning backend whose tombstone still stands gets its old slot, so that its flows go on.
     pub(crate) fn put(&mut self, frontend: FrontendKey, spec: &BackendSpec, flags: u8) -> Result<u32, Error> {
         if let Some(slot) = self.find(frontend, spec.address) {
             let backend = self.get(slot);
-            self.write(slot, Backend { state: spec.state.raw(), share: spec.share, flags, ..backend });
+            let is_active = backend.state == backend_state::ACTIVE;
+            let (state, share) = match spec.state {
+                State::Active if is_active => (backend.state, spec.share.max(backend.share)),
+                State::Active => (backend_state::ACTIVE, spec.share),
+                State::Drain | State::Down => (backend.state, backend.share),
+            };
+            self.write(slot, Backend { state, share, flags, ..backend });
             return Ok(slot);
         }
         let slot = self.take_free()?;
@@ -75,6 +86,18 @@ impl<E: Elements<Backend>> Slots<E> {
         self.write(slot, Backend { state: spec.state.raw(), ..backend });
         self.by_frontend.entry(frontend).or_default().insert(spec.address, slot);
         Ok(slot)
+    }
+
+    /// Gives every slot of `frontend` what its backend is to have, now that the new table is in force, and turns those whose
+    /// address is not in `backends` into tombstones.
+    pub(crate) fn settle(&mut self, frontend: FrontendKey, backends: &[BackendSpec]) {
+        for spec in backends {
+            if let Some(slot) = self.find(frontend, spec.address) {
+                let backend = self.get(slot);
+                self.write(slot, Backend { state: spec.state.raw(), share: spec.share, ..backend });
+            }
+        }
+        self.bury_others(frontend, backends);
     }
 
     /// Turns every slot of `frontend` whose address is not in `keep` into a tombstone.
@@ -154,7 +177,6 @@ mod tests {
     use evenkeel_maps::{Address, TCP};
 
     use super::*;
-    use crate::spec::State;
 
     const FRONTEND: FrontendKey =
         FrontendKey { address: Address::v4([10, 0, 0, 1]), port: [0, 80], protocol: TCP, pad: [0; 5] };
@@ -198,6 +220,32 @@ mod tests {
         assert_eq!(slots.put(FRONTEND, &backend(1), 0).unwrap(), slot);
         assert_eq!(slots.get(slot).generation, generation);
         assert_eq!(slots.get(slot).state, backend_state::ACTIVE);
+    }
+
+    #[test]
+    fn what_is_taken_away_stays_until_the_new_table_is_in_force() {
+        let mut slots = slots(4);
+        let with_share = |share, state| BackendSpec { share, state, ..backend(2) };
+        let down = BackendSpec { state: State::Down, ..backend(3) };
+        let [first, second, third] =
+            [backend(1), with_share(100, State::Active), down].map(|spec| slots.put(FRONTEND, &spec, 0).unwrap());
+        let seen = |slots: &Slots<Vec<Backend>>| {
+            [first, second, third].map(|slot| (slots.get(slot).state, slots.get(slot).share))
+        };
+        let (active, drain, full) = (backend_state::ACTIVE, backend_state::DRAIN, Backend::FULL_SHARE);
+
+        let wanted = [BackendSpec { state: State::Drain, ..backend(1) }, with_share(50, State::Active), backend(3)];
+        for spec in &wanted {
+            slots.put(FRONTEND, spec, 0).unwrap();
+        }
+        assert_eq!(seen(&slots), [(active, full), (active, 100), (active, full)]);
+        slots.settle(FRONTEND, &wanted);
+        assert_eq!(seen(&slots), [(drain, full), (active, 50), (active, full)]);
+
+        slots.put(FRONTEND, &with_share(200, State::Active), 0).unwrap();
+        assert_eq!(seen(&slots)[1], (active, 200), "more is given at once");
+        slots.settle(FRONTEND, &wanted[1..2]);
+        assert_eq!(seen(&slots).map(|(state, _)| state), [backend_state::TOMBSTONE, active, backend_state::TOMBSTONE]);
     }
 
     #[test]
