@@ -17,6 +17,7 @@ use crate::{
 /// it back after a restart.
 pub(crate) struct Slots<E> {
     array: E,
+    /// By the address as it is read back from the array: [`canonical`].
     by_frontend: HashMap<FrontendKey, HashMap<SocketAddr, u32>>,
     /// Slots never used, from here to the end.
     unused_from: u32,
@@ -53,7 +54,7 @@ impl<E: Elements<Backend>> Slots<E> {
 
     /// The slot of a backend, if it has one.
     pub(crate) fn find(&self, frontend: FrontendKey, address: SocketAddr) -> Option<u32> {
-        self.by_frontend.get(&frontend)?.get(&address).copied()
+        self.by_frontend.get(&frontend)?.get(&canonical(address)).copied()
     }
 
     /// Has a backend ready for the frontend's new table: a new one gets its slot, one that is there gets what it is to have
@@ -84,7 +85,7 @@ impl<E: Elements<Backend>> Slots<E> {
         // The identity while the slot is still free, then the state alone.
         self.write(slot, backend);
         self.write(slot, Backend { state: spec.state.raw(), ..backend });
-        self.by_frontend.entry(frontend).or_default().insert(spec.address, slot);
+        self.by_frontend.entry(frontend).or_default().insert(canonical(spec.address), slot);
         Ok(slot)
     }
 
@@ -102,7 +103,7 @@ impl<E: Elements<Backend>> Slots<E> {
 
     /// Turns every slot of `frontend` whose address is not in `keep` into a tombstone.
     pub(crate) fn bury_others(&mut self, frontend: FrontendKey, keep: &[BackendSpec]) {
-        let keep: HashSet<SocketAddr> = keep.iter().map(|spec| spec.address).collect();
+        let keep: HashSet<SocketAddr> = keep.iter().map(|spec| canonical(spec.address)).collect();
         let buried: Vec<u32> = self
             .by_frontend
             .get(&frontend)
@@ -170,6 +171,12 @@ impl<E: Elements<Backend>> Slots<E> {
 /// The address a slot forwards to.
 pub(crate) fn address(backend: &Backend) -> SocketAddr {
     SocketAddr::new(backend.address.ip(), u16::from_be_bytes(backend.port))
+}
+
+/// The form in which slots give an address back: an IPv4 address in its IPv6 form (RFC 4291 section 2.5.5.2) is the same one,
+/// and there is neither scope nor flow label.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -258,6 +265,26 @@ mod tests {
         slots.free(slot);
         assert_eq!(slots.put(FRONTEND, &backend(2), 0).unwrap(), slot);
         assert_ne!(slots.get(slot).generation, generation);
+    }
+
+    #[test]
+    fn an_address_in_its_ipv6_form_is_the_same_one() {
+        let mut slots = slots(2);
+        let mapped =
+            BackendSpec { address: SocketAddr::new([0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0101].into(), 80), ..backend(1) };
+        let slot = slots.put(FRONTEND, &mapped, 0).unwrap();
+        assert_eq!(slots.find(FRONTEND, backend(1).address), Some(slot));
+        slots.bury_others(FRONTEND, &[mapped]);
+        assert_eq!(slots.get(slot).state, backend_state::ACTIVE);
+        slots.bury_others(FRONTEND, &[]);
+        slots.free(slot);
+
+        // Nothing of it is left in the way of whose slot it is next.
+        let other = FrontendKey { port: [0, 81], ..FRONTEND };
+        assert_eq!(slots.put(other, &backend(2), 0).unwrap(), slot);
+        slots.bury_others(FRONTEND, &[]);
+        assert_eq!(slots.get(slot).state, backend_state::ACTIVE);
+        assert_eq!(slots.find(FRONTEND, mapped.address), None);
     }
 
     #[test]
