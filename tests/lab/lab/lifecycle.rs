@@ -18,11 +18,12 @@ use evenkeel_lab::{
 };
 use evenkeel_scenarios::attached::{self, Attached};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::{
     Test,
     client::{self, Session},
-    world::{self, HTTP, SOON, STOP, Setup, TCP, World, vip},
+    world::{self, HTTP, SOON, STOP, Setup, TCP, World, vip, vip6},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -45,6 +46,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::a_restart_goes_on_with_what_is_loaded_at_clsact", |sandbox| {
         goes_on_with_what_is_loaded(sandbox, "clsact")
     }),
+    ("lifecycle::connections_outlast_the_last_service_at_an_address", connections_outlast_the_last_service),
     ("lifecycle::a_second_run_is_refused", a_second_run_is_refused),
     ("lifecycle::settings_that_are_read_only_keep_nobody_from_starting", read_only_settings),
     ("lifecycle::the_verifier_has_little_to_do", the_verifier_has_little_to_do),
@@ -260,6 +262,27 @@ fn a_restart_with_a_broken_manifest(sandbox: &Sandbox) -> anyhow::Result<()> {
     })?;
     world::go_on(&load, 10)?;
     world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+/// The Service at the VIPs is deleted, and no other has them: what is connected goes on, across a restart as well.
+fn connections_outlast_the_last_service(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let client = &world.lab.client;
+    let mut sessions = Session::open_many(client, vip(TCP), SESSIONS)?;
+    sessions.extend(Session::open_many(client, vip6(TCP), SESSIONS)?);
+    client::echo_all(&mut sessions)?;
+    world.manifests.remove(SERVICE_FILE)?;
+    let is_empty = |status: &Value, what: &str| status[what].as_array().is_some_and(Vec::is_empty);
+    let is_gone = |status: &Value| is_empty(status, "vips") && is_empty(status, "frontends");
+    world.await_status("the service is gone", is_gone)?;
+    client::echo_all(&mut sessions)?;
+
+    agent.signal(Signal::KILL)?;
+    agent.wait(STOP)?;
+    let _agent = world.run()?;
+    world.await_status("the service is still gone", is_gone)?;
+    client::echo_all(&mut sessions)?;
     world.ensure_no_drops()
 }
 

@@ -272,7 +272,7 @@ impl DataPath {
         let mut watched = Watched::adopt(shared(&mut object, map::WATCHED, Some(WATCHED_BITS / 64))?);
         carried.keys().for_each(|key| watched.add(&key.address));
         present_vips.keys().for_each(|vip| watched.add(vip));
-        slots.used().for_each(|(_, backend)| watched.add(&backend.address));
+        slots.used().for_each(|(_, backend)| watch(&mut watched, &backend));
         sources.iter().filter(|source| **source != Address::ZERO).for_each(|source| watched.add(source));
         watched.settle();
         let clock = Clock::read(&mut object)?;
@@ -604,12 +604,13 @@ impl DataPath {
         let of_all = if spec.direct { Backend::DIRECT } else { 0 };
         let mut slots = Vec::with_capacity(spec.backends.len());
         for backend in &spec.backends {
-            if self.slots.find(spec.key, backend.address).is_none() {
-                // Its replies must be seen from its first flow on.
-                self.watched.add(&backend.address.ip().into());
-            }
+            let is_new = self.slots.find(spec.key, backend.address).is_none();
             let flags = of_all | if backend.elsewhere { Backend::REWRITE_SOURCE } else { 0 };
-            slots.push(self.slots.put(spec.key, backend, flags)?);
+            let slot = self.slots.put(spec.key, backend, flags)?;
+            if is_new {
+                watch(&mut self.watched, &self.slots.get(slot));
+            }
+            slots.push(slot);
         }
         Ok(slots)
     }
@@ -794,7 +795,9 @@ impl DataPath {
             // Before the slot forgets the address by which the reply index knows them.
             self.flows.sweep(|flow| free.contains(&flow.backend), &self.sources, backend);
             for slot in free {
-                self.watched.remove(&self.slots.get(slot).address);
+                let backend = self.slots.get(slot);
+                self.watched.remove(&backend.address);
+                self.watched.remove(&backend.frontend.address);
                 self.slots.free(slot);
                 self.traffic.forget(slot);
             }
@@ -1122,6 +1125,13 @@ fn answer_bits(interfaces: &[Interface], former: &StdHashMap<u32, u32>) -> StdHa
         bits.entry(interface.index).or_insert(free & free.wrapping_neg());
     }
     bits
+}
+
+/// Watches both ends of a backend's flows as long as it has its slot: its replies must be seen from its first flow on, and
+/// its clients' packets after its frontend, and every other one at that address, is gone.
+fn watch(watched: &mut Watched<SharedArray<u64>>, backend: &Backend) {
+    watched.add(&backend.address);
+    watched.add(&backend.frontend.address);
 }
 
 fn rows(frontend: &Frontend) -> Rows {
