@@ -1,9 +1,10 @@
 //! Defects found once, each by what it did to a packet.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io, iter,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +16,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Sandbox,
-    topology::{CLIENT, POD_BRIDGE, Standard, UPLINK},
+    topology::{CLIENT, GATEWAY, NODE, POD_BRIDGE, Standard, UPLINK},
 };
 use evenkeel_loader::{BackendSpec, DataPath, FrontendSpec, HookChoice, Interface, Options, Others, Program, State};
 use evenkeel_maps::{MAX_FRONTENDS, Outcome, TABLE_ROW, TABLE_ROWS, TCP, UDP, Vip};
@@ -26,9 +27,11 @@ use evenkeel_sources::directory::Update;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Test, client,
+    Test,
+    client::{self, Session},
     frames::{self, Macs},
     packets::{self, VIP, bench, key, vip},
+    world::{self, HTTP, SOON, Setup, World, vip6},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -43,6 +46,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("regressions::an_agent_outlives_its_source", an_agent_outlives_its_source),
     ("regressions::an_interface_keeps_its_bit", an_interface_keeps_its_bit),
     ("regressions::a_switch_turns_nobody_away", a_switch_turns_nobody_away),
+    ("regressions::flows_keep_the_address_that_stands_for_their_client", flows_keep_their_source),
+    ("regressions::an_agent_follows_the_addresses_of_its_node", an_agent_follows_the_addresses_of_its_node),
 ];
 
 /// The client reuses its port, the new connection meets another backend, and the former one resets the old connection.
@@ -364,4 +369,90 @@ fn a_switch_turns_nobody_away(sandbox: &Sandbox) -> anyhow::Result<()> {
     }
     ensure!(counters.get(&Outcome::ForwardNew) > Some(&BETWEEN_SWITCHES), "{counters:?}");
     Ok(())
+}
+
+/// Addresses of the node come and go, with a restart and without one.
+fn flows_keep_their_source(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let lab = Standard::with_backends(sandbox, 1)?;
+    let backend = lab.backends()[0].address;
+    lab.node.ip(["neigh", "replace", &backend.to_string(), "lladdr", "02:00:00:00:00:01", "dev", POD_BRIDGE])?;
+    lab.node.enter(|| {
+        let [first, second, third] = [3, 4, 5].map(|last| Ipv4Addr::new(10, 77, 0, last));
+        let uplink = Interface::look_up(UPLINK)?;
+        let open = |sources: &[Ipv4Addr]| -> anyhow::Result<DataPath> {
+            let sources = sources.iter().copied().map(IpAddr::from).collect();
+            let mut data_path = open_again(&Options { sources, ..Options::new("sources", 7) })?;
+            data_path.attach(std::slice::from_ref(&uplink))?;
+            let spec = FrontendSpec {
+                direct: true,
+                rewrite_source: true,
+                backends: vec![BackendSpec::new(SocketAddrV4::new(backend, 8080).into(), State::Active)],
+                table: vec![0; 251],
+                ..FrontendSpec::new(key(80, TCP))
+            };
+            let failures = data_path.set_frontends(&[spec], Others::Remove, Instant::now());
+            ensure!(failures.is_empty(), "{failures:?}");
+            Ok(data_path)
+        };
+        let macs = Macs([2, 0, 0, 0, 0, 1], uplink.mac);
+        let source = |data_path: &mut DataPath, port: u16, flags: &str| -> anyhow::Result<Ipv4Addr> {
+            let frame = frames::tcp(macs, packets::client(port), vip(80), 1, flags);
+            let (_, frame) = data_path.run_once(Program::Ingress, uplink.index, &frame)?;
+            Ok(*frames::read(&frame)?.source.ip())
+        };
+        let of_new = |data_path: &mut DataPath, ports: RangeInclusive<u16>| -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+            ports.map(|port| source(data_path, port, "S")).collect()
+        };
+        let ensure_kept = |data_path: &mut DataPath, wanted: &[(u16, Ipv4Addr)]| -> anyhow::Result<()> {
+            for (port, address) in wanted {
+                let seen = source(data_path, *port, "A")?;
+                ensure!(seen == *address, "the flow from port {port} leaves from {seen}, not {address}");
+            }
+            Ok(())
+        };
+        {
+            let mut data_path = open(&[second])?;
+            ensure!(source(&mut data_path, 1, "S")? == second);
+        }
+        {
+            let mut data_path = open(&[first, second])?;
+            ensure_kept(&mut data_path, &[(1, second)])?;
+            ensure!(of_new(&mut data_path, 100..=160)? == BTreeSet::from([first, second]));
+        }
+        let mut data_path = open(&[first])?;
+        ensure_kept(&mut data_path, &[(1, second)])?;
+        ensure!(of_new(&mut data_path, 2..=60)? == BTreeSet::from([first]));
+        // Without a restart; what is gone for a moment is nobody's.
+        for wanted in [&[] as &[Ipv4Addr], &[third]] {
+            let wanted: Vec<IpAddr> = wanted.iter().copied().map(IpAddr::from).collect();
+            data_path.set_sources(&wanted)?;
+            ensure_kept(&mut data_path, &[(1, second), (2, first)])?;
+        }
+        ensure!(of_new(&mut data_path, 200..=260)? == BTreeSet::from([third]));
+        data_path.set_sources(&[first.into(), second.into(), third.into()])?;
+        ensure_kept(&mut data_path, &[(1, second), (2, first), (200, third)])?;
+        Ok(data_path.uninstall()?)
+    })?
+}
+
+/// The agent starts before the node has an address that could stand for a client's.
+fn an_agent_follows_the_addresses_of_its_node(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup { masquerade: true, ..Setup::default() })?;
+    let of_ipv4 = [(UPLINK, NODE), (POD_BRIDGE, GATEWAY)];
+    for (interface, address) in of_ipv4 {
+        world.lab.node.ip(["address", "del", &format!("{address}/24"), "dev", interface])?;
+    }
+    let agent = world.run()?;
+    let mut of_ipv6 = Session::open(&world.lab.client, vip6(world::TCP))?;
+    for (interface, address) in of_ipv4 {
+        world.lab.node.address(interface, format!("{address}/24").parse()?)?;
+    }
+    world::eventually("clients are served", || Ok(client::get(&world.lab.client, world::vip(HTTP)).ok().map(drop)))?;
+    let mut session = Session::open(&world.lab.client, world::vip(world::TCP))?;
+    // One that comes first in every list.
+    world.lab.node.address(UPLINK, "10.77.0.1/24".parse()?)?;
+    let has_noticed = |line: &str| line.contains("the node's addresses have changed") && line.contains("10.77.0.1,");
+    agent.wait_for_log("the new address", has_noticed, SOON)?;
+    session.echo()?;
+    of_ipv6.echo()
 }

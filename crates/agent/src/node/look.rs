@@ -52,9 +52,14 @@ impl NodeAgent {
         }
     }
 
-    /// Follows the node's own addresses: services may be served there.
+    /// Follows the node's own addresses: services may be served there, and they stand for clients' unless others are given.
     pub(super) fn look_at_addresses(&mut self) {
         let present = host::addresses(&self.config.interfaces);
+        if self.config.sources.is_empty()
+            && let Err(error) = self.data_path.set_sources(&present)
+        {
+            tracing::error!(%error, "cannot let the node's addresses stand for clients'; trying again");
+        }
         if present == self.addresses {
             return;
         }

@@ -39,6 +39,7 @@ use crate::{
     programs::{self, Maps},
     shared::{Elements as _, SharedArray, Words as _},
     slots::{self, Slots},
+    sources,
     spec::FrontendSpec,
     tables::{Rows, Tables},
     traffic::{Groups, TrafficRows},
@@ -58,7 +59,7 @@ pub struct Options {
     pub hash_seed: u64,
     /// What to do with packets. `None`: what was done before; a new data plane is active.
     pub mode: Option<Mode>,
-    /// Addresses of this node that may stand for clients' where sources are rewritten; at most eight of each family.
+    /// Addresses of this node that may stand for clients' where sources are rewritten ([`DataPath::set_sources`]).
     pub sources: Vec<IpAddr>,
     /// Ports that may stand for clients'. Neither the kernel nor anything else on this node may hand them out.
     pub source_ports: RangeInclusive<u16>,
@@ -169,6 +170,8 @@ pub struct DataPath {
     interfaces: SharedArray<maps::Interface>,
     source_ranges: LpmTrie<MapData, SourceRange, u8>,
     limits: LimitRows<SharedArray<Limit>>,
+    source_addresses: Array<MapData, Address>,
+    /// What that map holds.
     sources: Vec<Address>,
     settings: SharedArray<Settings>,
     clock: Clock,
@@ -267,8 +270,13 @@ impl DataPath {
         }
         let flow_buckets: SharedArray<FlowBucket> = shared(&mut object, map::FLOWS, None)?;
         let replies = shared(&mut object, map::REPLIES, Some(flow_buckets.count() * REPLY_BUCKETS_PER_FLOW_BUCKET))?;
-        let sources = set_sources(&mut object, &options.sources)?;
-        let seed = set_settings(&mut settings, options, flow_buckets.count(), &sources, former_flows.is_some());
+        let source_addresses: Array<MapData, Address> = take(&mut object, map::SOURCE_ADDRESSES)?;
+        let sources: Vec<Address> =
+            source_addresses.iter().collect::<Result<_, _>>().map_err(map_error(map::SOURCE_ADDRESSES))?;
+        if sources.len() != 2 * MAX_SOURCES {
+            return Err(Error::OtherLayout(map::SOURCE_ADDRESSES));
+        }
+        let seed = set_settings(&mut settings, options, flow_buckets.count(), former_flows.is_some());
         let mut watched = Watched::adopt(shared(&mut object, map::WATCHED, Some(WATCHED_BITS / 64))?);
         carried.keys().for_each(|key| watched.add(&key.address));
         present_vips.keys().for_each(|vip| watched.add(vip));
@@ -282,7 +290,7 @@ impl DataPath {
         }
         let taken: BTreeSet<u32> = carried.values().map(|frontend| frontend.number).collect();
         let unused_number = taken.last().map_or(0, |number| number + 1);
-        Ok(Self {
+        let mut data_path = Self {
             pins,
             former,
             hooks: options.hooks.clone(),
@@ -297,6 +305,7 @@ impl DataPath {
             interfaces,
             source_ranges: take(&mut object, map::SOURCE_RANGES)?,
             limits: LimitRows::new(shared(&mut object, map::LIMITS, None)?),
+            source_addresses,
             sources,
             clock,
             settings,
@@ -317,7 +326,9 @@ impl DataPath {
             answers: StdHashMap::new(),
             applied: StdHashMap::new(),
             object,
-        })
+        };
+        data_path.set_sources(&options.sources)?;
+        Ok(data_path)
     }
 
     /// The hook in use on an attached interface.
@@ -401,14 +412,82 @@ impl DataPath {
 
     /// No program of version 1 sees packets any more.
     fn end_takeover(&self) {
+        self.change_settings(|settings| Settings { takes_over: 0, ..settings });
+    }
+
+    /// Changes the word of the settings that has the counts of sources and [`Settings::takes_over`]: that alone, for the same
+    /// reason as in `forget_next_hops`.
+    fn change_settings(&self, change: impl Fn(Settings) -> Settings) {
         let word = |settings: Settings| {
             let Settings { sources_v4, sources_v6, rescue_tries, takes_over, .. } = settings;
             u32::from_ne_bytes([sources_v4, sources_v6, rescue_tries, takes_over])
         };
-        // This word alone, for the same reason as in `forget_next_hops`.
         let present = self.settings.read(0);
-        let ended = Settings { takes_over: 0, ..present };
-        self.settings.exchange(0, offset_of!(Settings, sources_v4), word(present), word(ended));
+        self.settings.exchange(0, offset_of!(Settings, sources_v4), word(present), word(change(present)));
+    }
+
+    /// Lets these addresses of this node stand for clients' where sources are rewritten, in place of those before; of each
+    /// family at most eight, of more those that do already. Flows keep the address they have, as far as there is room for
+    /// what is not wanted any more.
+    ///
+    /// # Errors
+    /// When the map cannot be written: try again.
+    pub fn set_sources(&mut self, wanted: &[IpAddr]) -> Result<(), Error> {
+        let wanted: BTreeSet<Address> = wanted.iter().map(|address| Address::from(*address)).collect();
+        let (v4, v6) = wanted.into_iter().partition(Address::is_v4);
+        self.set_sources_from(0, v4)?;
+        self.set_sources_from(MAX_SOURCES, v6)
+    }
+
+    /// The same for one family, whose rows begin at `first`.
+    fn set_sources_from(&mut self, first: usize, wanted: Vec<Address>) -> Result<(), Error> {
+        let present = self.sources[first..first + MAX_SOURCES].to_vec();
+        let wanted = sources::chosen(&present, wanted);
+        let holes = sources::holes(&present, &wanted);
+        if let Some(hole) = holes.first() {
+            if holes.iter().any(|row| present[*row] != Address::ZERO) {
+                // No new flow names what is to be replaced, from here on.
+                self.count_sources(first, *hole);
+            }
+            let named =
+                self.flows.sources().into_iter().filter_map(|row| usize::from(row).checked_sub(first)).collect();
+            for step in sources::arrange(&present, &wanted, named) {
+                self.arrange_sources(first, step)?;
+            }
+        }
+        self.count_sources(first, wanted.len());
+        Ok(())
+    }
+
+    fn arrange_sources(&mut self, first: usize, step: sources::Step) -> Result<(), Error> {
+        let number = |row: usize| u8::try_from(first + row).unwrap_or(u8::MAX);
+        match step {
+            sources::Step::Write { row, address } => {
+                let failed = map_error(map::SOURCE_ADDRESSES);
+                self.source_addresses.set(number(row).into(), address, 0).map_err(failed)?;
+                let former = std::mem::replace(&mut self.sources[first + row], address);
+                self.watched.add(&address);
+                if former != Address::ZERO {
+                    self.watched.remove(&former);
+                }
+            }
+            sources::Step::Move { from, to } => self.flows.move_source(number(from), number(to)),
+            sources::Step::GiveUp { row } => {
+                let slots = &self.slots;
+                let is_named = |flow: &Flow| flows::source(flow) == Some(number(row));
+                self.flows.sweep(is_named, &self.sources, |slot| slots.get_or_free(slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has new flows get the addresses of so many rows of a family.
+    fn count_sources(&self, first: usize, count: usize) {
+        let count = u8::try_from(count).unwrap_or(u8::MAX);
+        self.change_settings(|settings| match first {
+            0 => Settings { sources_v4: count, ..settings },
+            _ => Settings { sources_v6: count, ..settings },
+        });
     }
 
     fn rows(&self) -> impl Iterator<Item = (usize, maps::Interface)> + '_ {
@@ -1061,36 +1140,11 @@ fn range_key(number: u32, range: IpNet) -> Key<SourceRange> {
     Key::new(SourceRange::FRONTEND_BITS + bits, data)
 }
 
-/// Writes the addresses that may stand for clients', and returns the rows of the map.
-fn set_sources(object: &mut Ebpf, wanted: &[IpAddr]) -> Result<Vec<Address>, Error> {
-    let mut map: Array<MapData, Address> = take(object, map::SOURCE_ADDRESSES)?;
-    let rows = |is_family: fn(&&IpAddr) -> bool| {
-        let mut rows: Vec<Address> = wanted.iter().filter(is_family).map(|address| Address::from(*address)).collect();
-        rows.resize(MAX_SOURCES, Address::ZERO);
-        rows
-    };
-    let sources = [rows(|address| address.is_ipv4()), rows(|address| address.is_ipv6())].concat();
-    for (row, address) in (0..).zip(&sources) {
-        map.set(row, *address, 0).map_err(map_error(map::SOURCE_ADDRESSES))?;
-    }
-    Ok(sources)
-}
-
 /// Writes the settings, and returns the hash seed: that of the pinned map if it has one, because flows must keep their
 /// places and backends across a restart.
-fn set_settings(
-    map: &mut SharedArray<Settings>,
-    options: &Options,
-    buckets: usize,
-    sources: &[Address],
-    takes_over: bool,
-) -> u64 {
+fn set_settings(map: &mut SharedArray<Settings>, options: &Options, buckets: usize, takes_over: bool) -> u64 {
     let present = map.read(0);
     let hash_seed = if present.hash_seed == 0 { options.hash_seed } else { present.hash_seed };
-    let count = |rows: &[Address]| {
-        u8::try_from(rows.iter().filter(|source| **source != Address::ZERO).count()).unwrap_or(u8::MAX)
-    };
-    let (v4, v6) = sources.split_at(MAX_SOURCES);
     let ports = &options.source_ports;
     map.write(
         0,
@@ -1102,11 +1156,10 @@ fn set_settings(
             refusals: options.refusals,
             source_port: *ports.start(),
             source_ports: u16::try_from(ports.len()).unwrap_or(u16::MAX),
-            sources_v4: count(v4),
-            sources_v6: count(v6),
             rescue_tries: options.rescue_tries.min(RESCUE_TRIES),
             takes_over: takes_over.into(),
             jiffy_ns: jiffy_ns(),
+            ..present
         },
     );
     hash_seed

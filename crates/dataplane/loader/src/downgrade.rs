@@ -91,7 +91,12 @@ fn as_it_is(node: &str) -> Result<Option<(Options, u32)>, Error> {
     let settings: Array<_, maps::Settings> = settings.try_into().map_err(map_error(map::SETTINGS))?;
     let settings = settings.get(&0, 0).map_err(map_error(map::SETTINGS))?;
     let sources: Array<_, Address> = sources.try_into().map_err(map_error(map::SOURCE_ADDRESSES))?;
-    let used = sources.iter().flatten().filter(|source| *source != Address::ZERO);
+    // Behind those that new flows get are some that only older ones have.
+    let sources: Vec<Address> = sources.iter().flatten().collect();
+    let used = sources
+        .chunks(maps::MAX_SOURCES)
+        .zip([settings.sources_v4, settings.sources_v6])
+        .flat_map(|(rows, count)| rows.iter().take(count.into()));
     let last = settings.source_port.saturating_add(settings.source_ports.saturating_sub(1));
     // Whoever has no link has filters.
     let all = if pins.links()?.is_empty() { Some(Hook::Clsact) } else { None };

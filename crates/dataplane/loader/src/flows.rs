@@ -2,7 +2,7 @@
 //!
 //! The programs make room themselves where they need it; this keeps most of the table free, so that they seldom have to.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use evenkeel_maps::{
     Address, Backend, Flow, FlowBucket, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Tuple, UDP, WAYS, place,
@@ -70,6 +70,25 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
                 return true;
             }
         }
+    }
+
+    /// The rows of the sources map that flows name.
+    pub(crate) fn sources(&self) -> BTreeSet<u8> {
+        let mut rows = BTreeSet::new();
+        self.for_each(|flow| rows.extend(source(flow)));
+        rows
+    }
+
+    /// Has the flows that name a row of the sources map name another one, which holds the same address.
+    pub(crate) fn move_source(&self, from: u8, to: u8) {
+        self.for_each_at(|Record { bucket, way }, flow| {
+            if source(flow) == Some(from) {
+                let [high, low] = flow.source_port;
+                let word = |row| u32::from_ne_bytes([high, low, row, flow.pad]);
+                // Should there be another flow by now, it names the same row, or the word is another one.
+                self.flows.exchange(bucket, source_offset(way), word(from), word(to));
+            }
+        });
     }
 
     /// How many flows there are.
@@ -213,6 +232,16 @@ const fn word_offset(way: usize) -> usize {
     size_of::<[u32; WAYS]>() + way * size_of::<Flow>() + std::mem::offset_of!(Flow, protocol)
 }
 
+/// Where in a bucket the word is that holds the port and the row that stand for the client's ends in a way's record.
+const fn source_offset(way: usize) -> usize {
+    size_of::<[u32; WAYS]>() + way * size_of::<Flow>() + std::mem::offset_of!(Flow, source_port)
+}
+
+/// The row of the sources map that a flow names, if any.
+pub(crate) fn source(flow: &Flow) -> Option<u8> {
+    (flow.source_port != [0; 2]).then_some(flow.source)
+}
+
 /// What became of a flow that was to be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Insertion {
@@ -312,6 +341,21 @@ mod tests {
         assert_eq!(reply_entries(&table), recorded);
         assert_eq!(table.sweep(|_| true, &[], |_| BACKEND), recorded);
         assert_eq!(reply_entries(&table), 0, "the sweep finds the entries where the insertion put them");
+    }
+
+    #[test]
+    fn flows_that_name_a_row_of_the_sources_name_another() {
+        let table = table(4);
+        let of_row = |port, source| Flow { source, source_port: [0xee, 0x48], ..flow(port) };
+        for flow in [flow(1), of_row(2, 0), of_row(3, 1)] {
+            assert_eq!(table.insert(&flow, &BACKEND), Insertion::Recorded);
+        }
+        assert_eq!(table.sources(), BTreeSet::from([0, 1]));
+        table.move_source(0, 5);
+        let mut seen = Vec::new();
+        table.for_each(|flow| seen.push(*flow));
+        seen.sort_by_key(|flow| flow.client_port);
+        assert_eq!(seen, [flow(1), of_row(2, 5), of_row(3, 1)]);
     }
 
     #[test]

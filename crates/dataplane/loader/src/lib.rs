@@ -25,6 +25,7 @@ mod preflight;
 mod programs;
 mod shared;
 mod slots;
+mod sources;
 mod spec;
 mod tables;
 mod traffic;
