@@ -39,24 +39,82 @@ pub(crate) fn read(reader: &mut Reader<'_>, fields: Fields<'_>, options: &Option
         );
     }
     let mut bound = BTreeSet::new();
+    let mut known = BTreeSet::new();
     for item in items.iter().take(MAX_LISTENERS) {
         let Some((service, bind)) = listener(reader, item, health, &mut setup.interfaces, options) else { continue };
-        if !bound.insert(bind) {
+        let is_free = bound.insert(bind);
+        if !is_free {
             let message = format!("{bind} is bound by another listener");
             reader.error("duplicate_value", item, message, "give each its own port");
         }
         add(&mut setup.services, service);
+        let conflicts = conflicts(&setup.services);
+        if let Some(conflict) = conflicts.difference(&known).next().filter(|_| is_free) {
+            tell_conflict(reader, item, *conflict, &setup);
+        }
+        known = conflicts;
     }
     Some(setup)
 }
 
-/// A Service more. One of the cluster that several listeners lead to has all of their ports; names are given once.
+/// Two services by their numbers, which may be the same, and a port that only one of them can have.
+type Conflict = (usize, usize, u16);
+
+/// Where what several listeners come to would get in each other's way.
+fn conflicts(services: &[Service]) -> BTreeSet<Conflict> {
+    let mut conflicts = BTreeSet::new();
+    for (number, service) in services.iter().enumerate() {
+        let has = |service: &Service, port: u16| service.ports.iter().filter(|other| other.port == port).count();
+        for Port { port, .. } in &service.ports {
+            if has(service, *port) > 1 {
+                conflicts.insert((number, number, *port));
+            }
+            let others = services.iter().enumerate().skip(number + 1);
+            let taken = others.filter(|(_, it)| has(it, *port) > 0 && meet(&it.addresses, &service.addresses));
+            conflicts.extend(taken.map(|(other, _)| (number, other, *port)));
+        }
+    }
+    conflicts
+}
+
+/// Whether two services would have an address in common.
+fn meet(one: &Addresses, other: &Addresses) -> bool {
+    match (one, other) {
+        (Addresses::Node { only, families }, Addresses::Node { only: others, families: of_other }) => {
+            if only.is_empty() || others.is_empty() {
+                families.iter().any(|family| of_other.contains(family))
+            } else {
+                only.iter().any(|address| others.contains(address))
+            }
+        }
+        _ => true,
+    }
+}
+
+fn tell_conflict(reader: &mut Reader<'_>, item: &Field<'_>, (number, other, port): Conflict, setup: &Setup) {
+    if number == other {
+        let Service { namespace, name, .. } = &setup.services[number];
+        let message =
+            format!("port {port} of Service {namespace}/{name} leads to another port of its receivers already");
+        reader.error("duplicate_value", item, message, "give each its own port: a Service has each once");
+    } else if setup.vips.is_empty() {
+        let message = format!("port {port} is another listener's, at an address that both have");
+        reader.error("duplicate_value", item, message, "give each its own port, or each an address of its own");
+    } else {
+        let message = format!("port {port} is another listener's, and all are at the addresses of --vip");
+        let remedy = "give each its own port; or import each from a file of its own, with a --vip of its own";
+        reader.error("duplicate_value", item, message, remedy);
+    }
+}
+
+/// A Service more. One of the cluster that several listeners lead to has all of their ports, each once; names are given once.
 fn add(services: &mut Vec<Service>, mut service: Service) {
     let same = |other: &&mut Service| (&other.namespace, &other.name) == (&service.namespace, &service.name);
     let known = services.iter_mut().find(same);
     match (known, &service.endpoints) {
         (None, _) => services.push(service),
         (Some(known), Endpoints::Cluster) if matches!(known.endpoints, Endpoints::Cluster) => {
+            service.ports.retain(|port| !known.ports.contains(port));
             known.ports.append(&mut service.ports);
             if let (Addresses::Node { only, families }, Addresses::Node { only: more, families: also }) =
                 (&mut known.addresses, service.addresses)

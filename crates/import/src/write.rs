@@ -6,12 +6,10 @@ use std::net::IpAddr;
 use evenkeel_manifest::diagnostic::printable;
 use evenkeel_plan::range::IpFamily;
 
-use crate::setup::{Addresses, Endpoints, Health, Service, Setup, Slice, as_label, families};
+use crate::setup::{Addresses, Endpoints, Health, Service, Setup, Slice, families};
 
 /// The pool of addresses of their own, and the key by which services share them.
 const POOL: &str = "imported";
-/// Most characters of an EndpointSlice's name before what tells it from others.
-const MAX_NAME: usize = 48;
 
 pub(crate) fn manifests(setup: &Setup) -> String {
     let mut text = format!("# From {}. To carry this:\n#   {}\n", setup.origin, command(setup));
@@ -123,9 +121,8 @@ fn health(text: &mut String, Health { check, interval_seconds, timeout_seconds, 
 
 fn slice(text: &mut String, service: &Service, slice: &Slice, n: usize) {
     let Service { namespace, name, .. } = service;
-    let short = as_label(name, "service", MAX_NAME);
     *text += "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n";
-    _ = writeln!(text, "  name: {short}-{n}\n  namespace: {namespace}");
+    _ = writeln!(text, "  name: {name}-{n}\n  namespace: {namespace}");
     if service.health.is_none() {
         *text += "  annotations:\n    lint.evenkeel.io/ZD28: \"nobody checked these before either (health.enabled: false)\"\n";
     }
