@@ -319,7 +319,8 @@ impl Leader {
             self.dirty.insert(target);
         }
         if self.count_at.take_if(|at| *at <= now).is_some() {
-            self.counters = reconcile::counters(self.world.pools.values().map(Arc::as_ref), &self.plan);
+            let pools = self.world.pools.values().map(Arc::as_ref);
+            self.counters = reconcile::counters(pools, &self.namespace, &self.plan);
             self.vitals.metrics.set_pools(&self.counters, &self.plan);
             self.dirty.extend(self.counters.keys().cloned().map(Target::Pool));
         }

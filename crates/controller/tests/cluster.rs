@@ -115,6 +115,24 @@ async fn pool_shrink_and_re_cidr() {
 }
 
 #[tokio::test]
+async fn a_pool_of_another_namespace_is_neither_counted_nor_written_to() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let elsewhere = "/apis/metallb.io/v1beta1/namespaces/shop/ipaddresspools";
+    let mut refused = pool("p", &["10.0.1.1-10.0.1.9"]);
+    refused["metadata"]["namespace"] = json!("shop");
+    cluster.create(elsewhere, &refused).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("web", &json!({}))).await;
+    cluster.until_has("web", &["10.0.0.1"]).await;
+    cluster.until("the pool is counted", async || cluster.get(POOLS, "p").await["status"]["assignedIPv4"] == 1).await;
+    // All of them are counted at once: with the next count those of the last are written.
+    cluster.create(SERVICES, &service("other", &json!({}))).await;
+    cluster.until("it is counted again", async || cluster.get(POOLS, "p").await["status"]["assignedIPv4"] == 2).await;
+    assert_eq!(cluster.get(elsewhere, "p").await.get("status"), None);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn an_address_pool_annotation_change_takes_effect() {
     let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
     cluster.create(POOLS, &pool("q", &["10.0.1.1-10.0.1.9"])).await;

@@ -33,8 +33,13 @@ pub struct PoolWrite {
     pub counters: Counters,
 }
 
-/// The counters of each pool.
-pub fn counters<'p>(pools: impl Iterator<Item = &'p IpAddressPool>, plan: &Plan) -> BTreeMap<ObjectName, Counters> {
+/// The counters of each pool of the configuration's namespace. Pools elsewhere are refused, and services say which pool they
+/// have their addresses from by its name alone.
+pub fn counters<'p>(
+    pools: impl Iterator<Item = &'p IpAddressPool>,
+    namespace: &str,
+    plan: &Plan,
+) -> BTreeMap<ObjectName, Counters> {
     let mut assigned: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
     for planned in plan.services.values() {
         if let Some(pool) = &planned.pool {
@@ -43,7 +48,8 @@ pub fn counters<'p>(pools: impl Iterator<Item = &'p IpAddressPool>, plan: &Plan)
     }
     let none = BTreeSet::new();
     let of = |pool: &IpAddressPool| of_pool(pool, assigned.get(pool.name.name.as_str()).unwrap_or(&none));
-    pools.map(|pool| (pool.name.clone(), of(pool))).collect()
+    let own = pools.filter(|pool| pool.name.namespace == namespace);
+    own.map(|pool| (pool.name.clone(), of(pool))).collect()
 }
 
 fn of_pool(pool: &IpAddressPool, assigned: &BTreeSet<IpAddr>) -> Counters {
@@ -108,7 +114,7 @@ mod tests {
         let ranges = ranges.iter().map(|text| text.parse().unwrap()).collect();
         let mut pool = IpAddressPool::new(ObjectName::new("lb", "p"), ranges);
         pool.avoid_buggy_ips = avoid_buggy_ips;
-        counters([&pool].into_iter(), &plan(services))[&pool.name].fields().map(|(_, count)| count)
+        counters([&pool].into_iter(), "lb", &plan(services))[&pool.name].fields().map(|(_, count)| count)
     }
 
     #[test]
@@ -116,6 +122,16 @@ mod tests {
         let services: &[(&str, &[&str])] =
             &[("a", &["10.0.0.1"]), ("b", &["10.0.0.1"]), ("c", &["10.0.0.2", "2001:db8::1"])];
         assert_eq!(count(&["10.0.0.0/28", "2001:db8::/126"], false, services), [2, 1, 14, 3]);
+    }
+
+    #[test]
+    fn a_pool_of_another_namespace_has_no_counters() {
+        let pool =
+            |namespace, range: &str| IpAddressPool::new(ObjectName::new(namespace, "p"), vec![range.parse().unwrap()]);
+        let (own, refused) = (pool("lb", "10.0.0.0/28"), pool("shop", "10.0.1.0/24"));
+        let counters = counters([&own, &refused].into_iter(), "lb", &plan(&[("a", &["10.0.0.1"])]));
+        let expected = Counters { assigned_v4: 1, available_v4: 15, ..Counters::default() };
+        assert_eq!(counters, [(own.name, expected)].into());
     }
 
     #[test]
