@@ -197,6 +197,24 @@ async fn ip_released_on_delete() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_no_load_balancer_any_more_is_cleared_with_one_write() {
+    let cluster = Cluster::new(&["10.0.0.1/32"]).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("web", &json!({}))).await;
+    cluster.until_has("web", &["10.0.0.1"]).await;
+    let before = cluster.writes();
+    cluster.patch(SERVICES, "web", &json!({"spec": {"type": "ClusterIP"}})).await;
+    cluster.until("the condition is gone", async || cluster.condition("web").await.is_none()).await;
+    let web = cluster.get(SERVICES, "web").await;
+    assert_eq!(web["metadata"]["annotations"].get("metallb.io/ip-allocated-from-pool"), None);
+    assert_eq!(web["status"], json!({"loadBalancer": {}}));
+    cluster.until("it is told", async || told(&cluster, "web").await.contains(&"ClearAssignment".to_owned())).await;
+    cluster.until_at_rest().await;
+    assert!(cluster.writes() - before <= 2 + 3, "one of the user, one of the controller, and the marker's");
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn an_uninstall_that_deletes_the_pools_with_their_definitions_costs_no_address() {
     let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
     let controller = cluster.start("a");

@@ -11,4 +11,4 @@ mod properties;
 pub use self::configuration::{ConfigurationState, configuration};
 pub use self::pool::{Counters, PoolWrite, counters, pool};
 pub(crate) use self::service::addresses;
-pub use self::service::{CONDITION, Condition, Note, ServiceWrite, service};
+pub use self::service::{Condition, Note, ServiceWrite, service};

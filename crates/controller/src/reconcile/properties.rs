@@ -87,7 +87,11 @@ impl Api {
                 }) {
                     return;
                 }
-                let status = self.services.get(&name).map_or(json!({}), |service| service["status"].clone());
+                let mut status = self.services.get(&name).map_or(json!({}), |service| service["status"].clone());
+                // What stops being a load balancer loses its addresses to the API itself.
+                if spec["type"] != "LoadBalancer" {
+                    status["loadBalancer"] = json!({});
+                }
                 let pool = self.services.get(&name).map(|service| service["metadata"]["annotations"].clone());
                 let mut annotations = annotations;
                 let key = "metallb.io/ip-allocated-from-pool";
@@ -181,6 +185,9 @@ proptest! {
             let echoed = api.world();
             planner.update(&echoed);
             prop_assert_eq!(api.write(&echoed, &planner), 0, "the echo of a write asks for no other, after {:?}", deed);
+            for service in api.services.values().filter(|service| service["spec"]["type"] != "LoadBalancer") {
+                prop_assert!(Observation::of(Kind::Service, service).is_none(), "nothing is left at {:#}", service);
+            }
         }
         let before: Vec<_> = api.statuses().into_iter().map(|(name, status)| (name.clone(), status.clone())).collect();
         let mut successor = Planner::new(Memory::default());
@@ -269,6 +276,28 @@ fn a_service_that_is_no_load_balancer_any_more_is_cleared() {
     assert_eq!(patch["metadata"]["annotations"], json!({"metallb.universe.tf/ip-allocated-from-pool": null}));
     former["metadata"]["annotations"] = json!({});
     assert_eq!(decide(&api_with(former)), None, "what is not ours stays");
+}
+
+#[test]
+fn what_the_api_leaves_of_a_former_load_balancer_is_cleared_at_once() {
+    let annotations = json!({"metallb.io/ip-allocated-from-pool": "p0"});
+    let assigned = json!({"type": "evenkeel.io/AddressesAssigned", "status": "True", "reason": "Assigned"});
+    let other = json!({"type": "other", "status": "True"});
+    let status = json!({"loadBalancer": {}, "conditions": [other, assigned]});
+    let mut former = balancer(annotations, status);
+    former["spec"]["type"] = json!("ClusterIP");
+    let write = decide(&api_with(former.clone())).unwrap();
+    assert_eq!(reasons(&write), ["ClearAssignment"]);
+    let patch = write.patch("");
+    assert_eq!(patch["status"], json!({"conditions": [other]}), "others' conditions stay");
+    assert_eq!(patch["metadata"]["annotations"], json!({"metallb.io/ip-allocated-from-pool": null}));
+
+    // It never had an address.
+    former["metadata"]["annotations"] = json!({});
+    former["status"]["conditions"] = json!([assigned]);
+    let write = decide(&api_with(former)).unwrap();
+    assert_eq!(reasons(&write), [""; 0]);
+    assert_eq!(write.patch("")["status"], json!({"conditions": null}));
 }
 
 #[test]

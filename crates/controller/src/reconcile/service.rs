@@ -4,17 +4,9 @@ use std::net::IpAddr;
 
 use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::world::{IpFamilyPolicy, ObjectName, Service};
-use evenkeel_sources::kubernetes::Observation;
 pub use evenkeel_sources::kubernetes::events::Note;
+use evenkeel_sources::kubernetes::{CONDITION, FORMER_POOL, Observation, POOL};
 use serde_json::{Map, Value, json};
-
-/// The annotation that says which pool the addresses are from.
-const POOL: &str = "metallb.io/ip-allocated-from-pool";
-/// The same under MetalLB's former prefix: kept out of contradiction, never added.
-const FORMER_POOL: &str = "metallb.universe.tf/ip-allocated-from-pool";
-
-/// Whether a service has the addresses it asks for.
-pub const CONDITION: &str = "evenkeel.io/AddressesAssigned";
 
 /// Traffic of the cluster's own pods and nodes is kube-proxy's (`docs/decisions/0030-status-writes.md`).
 const IP_MODE: &str = "VIP";
@@ -28,12 +20,15 @@ pub struct ServiceWrite {
     pub uid: String,
     /// The `resourceVersion` this was decided on. Another one is refused, so that nobody acts on what is past.
     pub version: String,
-    /// The pool's annotations, by key; `None` removes.
+    /// The pool's annotations, by key; `None` removes. That with MetalLB's former prefix is kept out of contradiction, and never
+    /// added.
     pub annotations: Vec<(&'static str, Option<String>)>,
     /// `status.loadBalancer.ingress`, where it changes.
     pub addresses: Option<Vec<IpAddr>>,
     /// The condition, where it changes.
     pub condition: Option<Condition>,
+    /// The condition is removed.
+    pub without_condition: bool,
     /// `metadata.generation`, for the condition.
     generation: i64,
     /// The conditions that others wrote.
@@ -58,10 +53,11 @@ pub struct Condition {
 pub fn service(service: &Service, planned: Option<&ServicePlan>, seen: &Observation) -> Option<ServiceWrite> {
     let write = match planned {
         Some(planned) => wanted(service, planned, seen),
-        None if !service.is_load_balancer && was_ours(seen) => nothing_more(service, seen),
+        None if !service.is_load_balancer && seen.is_marked() => nothing_more(service, seen),
         None => return None,
     };
-    let changes = !write.annotations.is_empty() || write.addresses.is_some() || write.condition.is_some();
+    let says = write.condition.is_some() || write.without_condition;
+    let changes = !write.annotations.is_empty() || write.addresses.is_some() || says;
     changes.then_some(write)
 }
 
@@ -73,8 +69,9 @@ fn unchanged(service: &Service, seen: &Observation) -> ServiceWrite {
         annotations: Vec::new(),
         addresses: None,
         condition: None,
+        without_condition: false,
         generation: seen.generation,
-        others: conditions(seen).filter(|condition| condition["type"] != CONDITION).cloned().collect(),
+        others: seen.conditions().filter(|condition| condition["type"] != CONDITION).cloned().collect(),
         notes: Vec::new(),
     }
 }
@@ -88,7 +85,7 @@ fn wanted(service: &Service, planned: &ServicePlan, seen: &Observation) -> Servi
         write.addresses = Some(planned.addresses.clone());
     }
     let condition = condition(planned);
-    let known = conditions(seen).find(|condition| condition["type"] == CONDITION);
+    let known = seen.conditions().find(|condition| condition["type"] == CONDITION);
     // That all is well needs no saying unless there is something to write anyway.
     let is_news = match known {
         Some(known) => !is(known, &condition),
@@ -105,20 +102,20 @@ fn wanted(service: &Service, planned: &ServicePlan, seen: &Observation) -> Servi
 fn nothing_more(service: &Service, seen: &Observation) -> ServiceWrite {
     let mut write = unchanged(service, seen);
     let had = addresses(seen);
-    if !had.is_empty() {
-        write.addresses = Some(Vec::new());
-        write.notes.push(released(&had, "it is no longer of type LoadBalancer"));
-    }
     write.annotations = [POOL, FORMER_POOL]
         .into_iter()
         .filter(|key| seen.annotations.contains_key(*key))
         .map(|key| (key, None))
         .collect();
+    if !had.is_empty() {
+        write.addresses = Some(Vec::new());
+    }
+    // The API has emptied the status already, as a rule; who had no addresses is not told of any.
+    if !had.is_empty() || !write.annotations.is_empty() {
+        write.notes.push(released(&had, "it is no longer of type LoadBalancer"));
+    }
+    write.without_condition = seen.conditions().any(|condition| condition["type"] == CONDITION);
     write
-}
-
-fn was_ours(seen: &Observation) -> bool {
-    [POOL, FORMER_POOL].iter().any(|key| seen.annotations.contains_key(*key))
 }
 
 fn annotations(planned: &ServicePlan, seen: &Observation) -> Vec<(&'static str, Option<String>)> {
@@ -183,7 +180,8 @@ fn notes(
 }
 
 fn released(addresses: &[IpAddr], why: &str) -> Note {
-    Note { warning: false, reason: "ClearAssignment", message: format!("Released IP {}: {why}", quoted(addresses)) }
+    let what = if addresses.is_empty() { "what it had".to_owned() } else { format!("IP {}", quoted(addresses)) };
+    Note { warning: false, reason: "ClearAssignment", message: format!("Released {what}: {why}") }
 }
 
 fn quoted(addresses: &[IpAddr]) -> String {
@@ -212,10 +210,6 @@ fn is_plain(seen: &Observation) -> bool {
         address && ingress.get("ipMode").is_none_or(|mode| mode == IP_MODE || mode.is_null())
     };
     ingress(seen).all(plain)
-}
-
-fn conditions(seen: &Observation) -> impl Iterator<Item = &Value> {
-    seen.status.get("conditions").and_then(Value::as_array).into_iter().flatten()
 }
 
 fn is(known: &Value, condition: &Condition) -> bool {
@@ -255,6 +249,9 @@ impl ServiceWrite {
                 "observedGeneration": self.generation,
             }));
             status.insert("conditions".to_owned(), conditions.into());
+        } else if self.without_condition {
+            let others = if self.others.is_empty() { Value::Null } else { self.others.clone().into() };
+            status.insert("conditions".to_owned(), others);
         }
         json!({"metadata": metadata, "status": status})
     }

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::follow::Follower;
 use self::gather::Gatherer;
 pub use self::list::list;
-pub use self::observe::{LoadBalancerClass, Observation, Observed};
+pub use self::observe::{CONDITION, FORMER_POOL, LoadBalancerClass, Observation, Observed, POOL};
 pub use self::snapshot::snapshot;
 use crate::manifest::Parsed;
 use crate::update::Update;

@@ -12,6 +12,13 @@ use serde_json::Value;
 /// The observed objects. A copy shares everything with its original.
 pub type Observed = OrdMap<ObjectKey, Arc<Observation>>;
 
+/// The annotation that says which pool a service's addresses are from.
+pub const POOL: &str = "metallb.io/ip-allocated-from-pool";
+/// The same under MetalLB's former prefix.
+pub const FORMER_POOL: &str = "metallb.universe.tf/ip-allocated-from-pool";
+/// The condition that says whether a service has the addresses it asks for.
+pub const CONDITION: &str = "evenkeel.io/AddressesAssigned";
+
 /// The prefixes of the annotations that are kept.
 const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
 
@@ -77,22 +84,33 @@ impl Observation {
         }
         let Object { metadata, spec, status } = Object::deserialize(object).ok()?;
         let is_balancer = kind == Kind::Service && spec.service_type == "LoadBalancer";
-        let has_address = status.pointer("/loadBalancer/ingress/0").is_some();
-        if kind == Kind::Service && !is_balancer && !has_address {
-            return None;
-        }
         let annotations = metadata.annotations.unwrap_or_default().into_iter().filter_map(|(key, value)| {
             let ours = PREFIXES.iter().any(|prefix| key.starts_with(prefix));
             Some((key, value.as_str()?.to_owned())).filter(|_| ours)
         });
-        Some(Self {
+        let seen = Self {
             uid: metadata.uid,
             version: metadata.resource_version,
             generation: metadata.generation,
             annotations: annotations.collect(),
             class: is_balancer.then_some(spec.load_balancer_class),
             status,
-        })
+        };
+        let has_address = seen.status.pointer("/loadBalancer/ingress/0").is_some();
+        let is_written_to = kind != Kind::Service || is_balancer || has_address || seen.is_marked();
+        is_written_to.then_some(seen)
+    }
+
+    /// The conditions in the status.
+    pub fn conditions(&self) -> impl Iterator<Item = &Value> {
+        self.status.get("conditions").and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// A controller has said something here about the addresses it gave. When a service stops being a load balancer, the API
+    /// itself removes the addresses, but nothing of this.
+    pub fn is_marked(&self) -> bool {
+        [POOL, FORMER_POOL].iter().any(|key| self.annotations.contains_key(*key))
+            || self.conditions().any(|condition| condition["type"] == CONDITION)
     }
 }
 
@@ -129,6 +147,15 @@ mod tests {
         assert_eq!(Observation::of(Kind::Service, &cluster_ip), None);
         let former = json!({"metadata": {}, "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
         assert!(Observation::of(Kind::Service, &former).is_some_and(|seen| seen.class.is_none()), "to be cleared");
+        for key in [POOL, FORMER_POOL] {
+            let emptied = json!({"metadata": {"annotations": {key: "p"}}, "status": {"loadBalancer": {}}});
+            assert!(Observation::of(Kind::Service, &emptied).is_some(), "{key} is to be removed");
+        }
+        let refused = json!({"metadata": {}, "status": {"conditions": [{"type": CONDITION, "status": "False"}]}});
+        assert!(Observation::of(Kind::Service, &refused).is_some(), "the condition is to be removed");
+        let others = json!({"metadata": {"annotations": {"metallb.io/address-pool": "p"}},
+            "status": {"conditions": [{"type": "other"}]}});
+        assert_eq!(Observation::of(Kind::Service, &others), None);
         assert_eq!(Observation::of(Kind::Node, &cluster_ip), None);
     }
 }
