@@ -9,7 +9,7 @@ use std::{
 
 use evenkeel_plan::world::ObjectName;
 use evenkeel_sources::kubernetes::{
-    backoff::{Backoff, random},
+    backoff::{Backoff, random, shortened},
     events::{Events, Note, Subject},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The waits after failures. The kind may not be there at all.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether what was told is still there, at the latest: others may delete it.
+const RELIST_PERIOD: Duration = Duration::from_secs(60);
 /// How many services are told of at the same time: a node may get thousands at once.
 const CONCURRENCY: usize = 16;
 /// About how many services one list asks what others have told of them.
@@ -75,18 +77,7 @@ impl Statuses {
     /// Starts it, within a Tokio runtime. Until something is to be told, statuses stay as they are.
     pub(crate) fn start(client: Client, namespace: &str, node: &str) -> Self {
         let (told, receiver) = watch::channel(None);
-        let writer = Writer {
-            api: Api {
-                events: Events::new(client.clone(), COMPONENT, |_| {}),
-                path: format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/servicel2statuses"),
-                client,
-                node: node.to_owned(),
-            },
-            owner: None,
-            known: None,
-            told_failed: BTreeSet::new(),
-        };
-        Self { told, task: tokio::spawn(writer.run(receiver)) }
+        Self { told, task: tokio::spawn(Writer::new(client, namespace, node).run(receiver)) }
     }
 
     /// Tells this from now on.
@@ -122,6 +113,8 @@ struct Writer {
     owner: Option<Option<Value>>,
     /// The statuses there are; `None`: they are to be listed.
     known: Option<BTreeMap<ObjectName, Status>>,
+    /// They are listed again about so often.
+    relist_period: Duration,
     told_failed: BTreeSet<(ObjectName, IpAddr)>,
 }
 
@@ -144,6 +137,21 @@ enum Write {
 }
 
 impl Writer {
+    fn new(client: Client, namespace: &str, node: &str) -> Self {
+        Self {
+            api: Api {
+                events: Events::new(client.clone(), COMPONENT, |_| {}),
+                path: format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/servicel2statuses"),
+                client,
+                node: node.to_owned(),
+            },
+            owner: None,
+            known: None,
+            relist_period: RELIST_PERIOD,
+            told_failed: BTreeSet::new(),
+        }
+    }
+
     async fn run(mut self, mut told: watch::Receiver<Option<Told>>) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut failing = false;
@@ -157,8 +165,10 @@ impl Writer {
                 Ok(()) => {
                     backoff.reset();
                     failing = false;
-                    if told.changed().await.is_err() {
-                        return;
+                    tokio::select! {
+                        changed = told.changed() => if changed.is_err() { return },
+                        // Agents of all nodes started together do not ask together.
+                        () = sleep(shortened(self.relist_period, random())) => self.known = None,
                     }
                 }
                 Err(error) => {
@@ -373,7 +383,81 @@ fn writes(known: &BTreeMap<ObjectName, Status>, told: &Told) -> Vec<Write> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use evenkeel_fake_api::{FakeApi, Handle, Options};
+    use evenkeel_sources::kubernetes;
+
     use super::*;
+
+    const NAMESPACES: &str = "/api/v1/namespaces";
+    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const STATUSES: &str = "/apis/metallb.io/v1beta1/namespaces/lb/servicel2statuses";
+    /// How long anything may take on a machine that does other things as well.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// An API that knows statuses.
+    async fn start_api() -> (Handle, Client) {
+        let api = FakeApi::start("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+        let client = kubernetes::client(kube::Config::new(api.url().parse().unwrap())).unwrap();
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "lb" } });
+        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": { "name": "servicel2statuses.metallb.io" },
+            "spec": {
+                "group": "metallb.io", "scope": "Namespaced",
+                "names": { "kind": "ServiceL2Status", "plural": "servicel2statuses" },
+                "versions": [{ "name": "v1beta1", "served": true, "storage": true,
+                    "schema": { "openAPIV3Schema": schema }, "subresources": { "status": {} } }],
+            },
+        });
+        for (path, object) in [(NAMESPACES, namespace), (DEFINITIONS, definition)] {
+            let body = serde_json::to_vec(&object).unwrap();
+            let request = Request::new(path).create(&PostParams::default(), body).unwrap();
+            client.request::<Value>(request).await.unwrap();
+        }
+        (api, client)
+    }
+
+    /// The name of the one status there is, once it is complete.
+    async fn await_status(client: &Client) -> String {
+        let started = Instant::now();
+        loop {
+            let list = Request::new(STATUSES).list(&ListParams::default()).unwrap();
+            let listed: Value = client.request(list).await.unwrap_or_default();
+            if listed.pointer("/items/0/status/node").is_some() {
+                return listed["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
+            }
+            assert!(started.elapsed() < PATIENCE, "no status: {listed:#}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_delete_is_told_again_and_nothing_else_is_written() {
+        let (api, client) = start_api().await;
+        let (sender, receiver) = watch::channel(Some(told(&[("web", &[])])));
+        let writer = Writer::new(client.clone(), "lb", "node-1");
+        let writer = Writer { relist_period: Duration::from_millis(20), ..writer };
+        let task = tokio::spawn(writer.run(receiver));
+        let first = await_status(&client).await;
+        let delete = Request::new(STATUSES).delete(&first, &DeleteParams::default()).unwrap();
+        client.request::<Value>(delete).await.unwrap();
+        let second = await_status(&client).await;
+        assert_ne!(first, second);
+        let writes = || api.writes().get("metallb.io/servicel2statuses").copied();
+        let asked = || api.requests().values().sum::<u64>();
+        let (before, start) = (writes(), asked());
+        let started = Instant::now();
+        while asked() < start + 10 {
+            assert!(started.elapsed() < PATIENCE, "it does not look");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(writes(), before);
+        drop(sender);
+        task.await.unwrap();
+    }
 
     fn status(service: &str, interfaces: &[&str]) -> (ObjectName, Status) {
         let service = ObjectName::new("default", service);
