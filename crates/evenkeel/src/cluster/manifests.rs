@@ -122,6 +122,19 @@ mod tests {
         assert_eq!(text(&objects[0], "/metadata/name"), "lb", "the namespace comes first");
     }
 
+    /// A pod whose port of the node another one has is not scheduled.
+    #[test]
+    fn agents_leave_the_ports_of_metallbs_speaker_alone() {
+        let objects = objects(&choice()).unwrap();
+        let agents = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+        let ports = agents.pointer("/spec/template/spec/containers/0/ports").unwrap().as_array().unwrap();
+        let ports: Vec<u64> = ports.iter().map(|port| port["hostPort"].as_u64().unwrap()).collect();
+        assert!(!ports.is_empty());
+        for taken in [7472, 7473, 7572, 7573, 7946, 9120, 9121] {
+            assert!(!ports.contains(&taken), "{taken} is MetalLB's");
+        }
+    }
+
     #[test]
     fn workloads_are_adapted_and_others_keep_what_they_have() {
         let objects = objects(&choice()).unwrap();
@@ -136,6 +149,7 @@ mod tests {
             assert_eq!(args.iter().filter(|arg| **arg == wanted).count(), 1, "{wanted} in {args:?}");
         }
         assert_eq!(args.iter().filter(|arg| arg.starts_with("--interface=")).count(), 1, "{args:?}");
+        assert!(args.contains(&format!("--listen={}", crate::command::agent::LISTEN).as_str()), "{args:?}");
         let controller = container("Deployment");
         assert_eq!(controller["image"], "registry.test/evenkeel:1");
         assert!(!controller["args"].to_string().contains("--interface"));

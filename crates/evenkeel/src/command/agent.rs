@@ -44,8 +44,10 @@ pub(crate) struct Args {
     release: bool,
 }
 
-/// MetalLB's speaker, which this program may replace node by node, has the port before.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7473);
+/// On a node each port is had by one pod, and MetalLB's, which this program may replace node by node, are on the same nodes:
+/// its speaker has 7472 and 7946, FRR beside it 7473, or 7572 and 7573, and their proxies 9120 and 9121. The chart has the
+/// same port in `values.yaml`.
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7475);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     logging::init("info")?;

@@ -88,7 +88,7 @@ pub(crate) struct DataPathArgs {
     /// Ports that may stand for clients' there; nothing else on this node may use them
     #[arg(long, env = "EVENKEEL_SOURCE_PORTS", default_value = "61000-65535", value_name = "FIRST-LAST")]
     source_ports: PortRange,
-    /// Where /healthz, /readyz and /metrics are served [default: run: nowhere; agent: port 7473 of every address]
+    /// Where /healthz, /readyz and /metrics are served [default: run: nowhere; agent: port 7475 of every address]
     #[arg(long, env = "EVENKEEL_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
     /// Stop taking new connections, and end, when this file appears, as `evenkeel drain` makes it [default: the admin socket's

@@ -10,6 +10,7 @@ use evenkeel_process::shutdown;
 
 use serde_json::json;
 
+use super::agent::LISTEN;
 use super::run::NodeArgs;
 use crate::cluster::objects::Place;
 use crate::cluster::{client, rollout};
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "cluster")]
     stay: bool,
     /// Where /healthz and /readyz are served in the meantime
-    #[arg(long, default_value = "[::]:7473", requires = "stay", value_name = "IP:PORT")]
+    #[arg(long, default_value_t = LISTEN, requires = "stay", value_name = "IP:PORT")]
     listen: SocketAddr,
     /// On every node of the cluster that the pod runs in, or that KUBECONFIG names
     #[arg(long)]
