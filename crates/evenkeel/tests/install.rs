@@ -12,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/metallb-system/leases";
 const POOL: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools/default";
 
@@ -94,6 +95,42 @@ async fn installs_from_nothing_and_again() {
     let again = cluster.succeed(&args).await;
     assert!(!again.contains(": created"), "{again}");
     assert!(again.contains("DaemonSet metallb-system/evenkeel-agent: unchanged"), "{again}");
+}
+
+/// As MetalLB has defined it up to 0.14.9.
+fn converted_by_a_webhook() -> Value {
+    let version = |name: &str, stored: bool| {
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        json!({"name": name, "served": true, "storage": stored, "schema": {"openAPIV3Schema": schema}})
+    };
+    let service = json!({"name": "metallb-webhook-service", "namespace": "metallb-system", "path": "/convert"});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "bgppeers.metallb.io"},
+        "spec": {
+            "group": "metallb.io", "scope": "Namespaced", "names": {"kind": "BGPPeer", "plural": "bgppeers"},
+            "versions": [version("v1beta1", false), version("v1beta2", true)],
+            "conversion": {"strategy": "Webhook", "webhook": {
+                "clientConfig": {"service": service}, "conversionReviewVersions": ["v1beta1", "v1beta2"],
+            }},
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_that_metallbs_webhook_converts_are_converted_no_more() {
+    let cluster = Cluster::start().await;
+    let definition = format!("{DEFINITIONS}/bgppeers.metallb.io");
+    cluster.post(DEFINITIONS, &converted_by_a_webhook()).await;
+    cluster.succeed(&["install", "--dry-run"]).await;
+    let before = cluster.get(&definition).await.unwrap();
+    assert_eq!(before["spec"]["conversion"]["strategy"], "Webhook", "a dry run changes nothing");
+    let said = cluster.succeed(&["install"]).await;
+    assert!(said.contains("CustomResourceDefinition bgppeers.metallb.io: configured"), "{said}");
+    let after = cluster.get(&definition).await.unwrap();
+    assert_eq!(after["spec"]["conversion"], json!({"strategy": "None"}));
+    let again = cluster.succeed(&["install"]).await;
+    assert!(again.contains("CustomResourceDefinition bgppeers.metallb.io: unchanged"), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

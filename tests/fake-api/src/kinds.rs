@@ -365,8 +365,31 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>,
                     "must be spec.names.plural+\".\"+spec.group",
                 ));
             }
+            conversion(object, causes);
         }
         _ => {}
+    }
+}
+
+/// Between a definition's versions either nothing converts, or a webhook that is named.
+fn conversion(object: &Value, causes: &mut Vec<Cause>) {
+    let strategy = text(object, &["spec", "conversion", "strategy"]);
+    let webhook = at(object, &["spec", "conversion", "webhook"]);
+    let part = |name: &str| webhook.and_then(|webhook| webhook.get(name)).is_some();
+    if !matches!(strategy, "None" | "Webhook") {
+        let supported = ["None", "Webhook"].map(str::to_owned);
+        causes.push(Cause::unsupported("spec.conversion.strategy", &strategy.into(), &supported));
+    }
+    // The server names the fields as it has them within.
+    for (name, field) in
+        [("clientConfig", "webhookClientConfig"), ("conversionReviewVersions", "conversionReviewVersions")]
+    {
+        let field = format!("spec.conversion.{field}");
+        if strategy == "None" && part(name) {
+            causes.push(Cause::forbidden(field, "should not be set when strategy is not set to Webhook"));
+        } else if strategy == "Webhook" && !part(name) {
+            causes.push(Cause::required(field, "required when strategy is set to Webhook"));
+        }
     }
 }
 

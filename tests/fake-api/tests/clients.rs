@@ -338,6 +338,37 @@ async fn custom_resources_are_defaulted_pruned_checked_and_counted() {
 }
 
 #[tokio::test]
+async fn a_definitions_conversion_stays_as_it_is_and_does_not_contradict_itself() {
+    let (api, client, namespace) = conforming("conversion").await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut sent = serde_json::to_value(definition(&format!("{namespace}.example.org"))).expect("JSON");
+    let webhook = json!({
+        "clientConfig": {"service": {"name": "converter", "namespace": namespace, "path": "/convert"}},
+        "conversionReviewVersions": ["v1"],
+    });
+    sent["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": webhook});
+    let made = definitions.create(&PostParams::default(), &object(sent.clone())).await.expect("created");
+    let name = made.name_any();
+
+    // Of an apply that does not name it.
+    sent["spec"].as_object_mut().expect("a spec").remove("conversion");
+    let apply = PatchParams::apply("another").force();
+    let applied = definitions.patch(&name, &apply, &Patch::Apply(&sent)).await.expect("applied");
+    let conversion = applied.spec.conversion.expect("a conversion");
+    assert_eq!(conversion.strategy, "Webhook");
+    assert_eq!(conversion.webhook.expect("a webhook").conversion_review_versions, ["v1"]);
+
+    sent["spec"]["conversion"] = json!({"strategy": "None"});
+    let refused = definitions.patch(&name, &apply, &Patch::Apply(&sent)).await.expect_err("a webhook is left");
+    assert_eq!(status(refused).0, 422);
+    let without = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
+    let patched = definitions.patch(&name, &PatchParams::default(), &Patch::Merge(&without)).await.expect("patched");
+    assert!(patched.spec.conversion.is_some_and(|conversion| conversion.webhook.is_none()));
+    definitions.delete(&name, &DeleteParams::default()).await.expect("deleted");
+    done(api, client, &namespace).await;
+}
+
+#[tokio::test]
 async fn finalizers_hold_and_owners_take_along() {
     let (_api, client) = started().await;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");

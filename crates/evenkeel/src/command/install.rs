@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use evenkeel_plan::range::IpRange;
 use kube::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::check::{Finding, cluster};
 use crate::cluster::manifests::{self, Choice};
@@ -127,7 +127,7 @@ impl Args {
     }
 
     async fn namespace_of(&self, client: &Client) -> anyhow::Result<Option<Value>> {
-        let namespace = serde_json::json!({
+        let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace},
         });
         Place::of(&namespace)?.get(client).await
@@ -136,6 +136,9 @@ impl Args {
     async fn apply_one(&self, client: &Client, object: &Value) -> anyhow::Result<()> {
         let place = Place::of(object)?;
         let before = place.get(client).await?;
+        if before.as_ref().is_some_and(is_converted) && !self.dry_run {
+            place.merge(client, &not_converted()).await?;
+        }
         let after = place.apply(client, object, self.dry_run).await?;
         let version = |object: &Value| text(object, "/metadata/resourceVersion").to_owned();
         let done = match before {
@@ -211,4 +214,17 @@ impl Args {
         println!("pools, their definitions and namespace {} stay", self.namespace);
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether a webhook converts between the versions of a definition: MetalLB's does for `BGPPeer`, up to 0.14.9.
+fn is_converted(definition: &Value) -> bool {
+    text(definition, "/kind") == "CustomResourceDefinition"
+        && text(definition, "/spec/conversion/strategy") == "Webhook"
+}
+
+/// Without MetalLB nobody answers its webhook, and what is stored in a former version could not even be listed. Ours need no
+/// conversion. To apply a definition does not end it: what an apply does not name stays, and the API refuses a strategy
+/// without the webhook beside the webhook.
+fn not_converted() -> Value {
+    json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}})
 }
