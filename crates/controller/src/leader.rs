@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evenkeel_plan::world::{Kind, ObjectKey, ObjectName};
+use evenkeel_plan::world::{Kind, NodeAddressUse, ObjectKey, ObjectName};
 use evenkeel_plan::{Memory, Plan, Planner, World};
 use evenkeel_sources::Update;
 use evenkeel_sources::kubernetes::backoff::{Backoff, random};
@@ -44,6 +44,7 @@ const CONFIGURATION: &str = "controller";
 /// The leader, for as long as it is one.
 pub(crate) struct Leader {
     class: Option<String>,
+    node_address_use: NodeAddressUse,
     namespace: String,
     client: Client,
     permit: watch::Receiver<Permit>,
@@ -110,6 +111,7 @@ impl Leader {
     pub(crate) fn new(config: &Config, client: Client, permit: watch::Receiver<Permit>, vitals: Arc<Vitals>) -> Self {
         Self {
             class: config.load_balancer_class.clone(),
+            node_address_use: config.node_address_use.clone(),
             namespace: config.namespace.clone(),
             permit,
             request_timeout: config.times.request_timeout(),
@@ -138,7 +140,11 @@ impl Leader {
     pub(crate) async fn lead(mut self, shutdown: &CancellationToken) {
         self.vitals.set_waits(Some("the API has not been read yet".to_owned()));
         let mut rival = rival::watch(self.client.clone(), self.class.clone(), self.events.clone());
-        let mut updates = kubernetes::watch(self.client.clone(), Options::new(&self.namespace).for_controller());
+        let options = Options {
+            node_address_use: self.node_address_use.clone(),
+            ..Options::new(&self.namespace).for_controller()
+        };
+        let mut updates = kubernetes::watch(self.client.clone(), options);
         let mut permit = self.permit.clone();
         let mut readable = false;
         loop {

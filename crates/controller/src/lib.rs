@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use evenkeel_plan::world::NodeAddressUse;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ pub struct Config {
     pub namespace: String,
     /// The `spec.loadBalancerClass` served. `None`: services that name no class.
     pub load_balancer_class: Option<String>,
+    /// Whose services agents serve at the nodes' own addresses; all others that ask for it are told why not.
+    pub node_address_use: NodeAddressUse,
     /// What tells this replica from the others, such as the pod's name.
     pub identity: String,
     /// The name of the Lease.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{CRDS, Cluster, EVENTS, POOLS, SERVICES, pool, service};
 use evenkeel_fake_api::Mood;
+use evenkeel_plan::world::NodeAddressUse;
 use serde_json::{Value, json};
 
 const ASK: &str = "metallb.io/loadBalancerIPs";
@@ -278,6 +279,23 @@ async fn a_metallb_that_is_still_running_is_waited_for() {
     cluster.until("it goes on", async || !cluster.addresses("web").await.is_empty()).await;
     controller.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_may_not_be_at_the_nodes_addresses_is_told_so() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("web", &json!({"evenkeel.io/addresses": "node"}))).await;
+    cluster.until_refused("web", "node_addresses_not_permitted").await;
+    assert!(cluster.addresses("web").await.is_empty());
+    cluster.until("it is told", async || told(&cluster, "web").await.contains(&"AllocationFailed".to_owned())).await;
+    controller.stop().await;
+    let controller = cluster.start_with("b", |config| {
+        config.node_address_use = NodeAddressUse::of(&["shop".to_owned()]);
+    });
+    // Which addresses it has hangs on the node.
+    cluster.until_refused("web", "Pending").await;
+    controller.stop().await;
 }
 
 #[tokio::test]

@@ -149,7 +149,8 @@ impl Planner {
             None => Difference::everything(),
         };
         difference.follow_services(&self.in_force.world, &checked.world);
-        if self.in_force.world.node_addresses != checked.world.node_addresses {
+        let (before, now) = (&self.in_force.world, &checked.world);
+        if before.node_addresses != now.node_addresses || before.node_address_use != now.node_address_use {
             difference.requests.extend(self.allocation.own().iter().cloned());
         }
         difference.services.extend(self.slices.follow(&self.in_force.world, &checked.world));

@@ -128,6 +128,7 @@ pub const REASONS: &[Reason] = &[
     service("family_mismatch", "It asks for an address of a family it does not have."),
     service("family_not_in_pool", "No suitable pool has addresses of its family."),
     service("no_pool", "No pool is open to it."),
+    service("node_addresses_not_permitted", "It asks for the nodes' own addresses, which its namespace may not have."),
     service("pool_exhausted", "No suitable pool has a free address."),
     service("pool_not_allowed", "The requested pool is reserved for others."),
     service("pool_not_found", "The requested pool does not exist."),

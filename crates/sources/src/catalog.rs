@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_plan::World;
-use evenkeel_plan::world::{Gaps, Kind, Object, ObjectKey, ObjectName};
+use evenkeel_plan::world::{Gaps, Kind, NodeAddressUse, Object, ObjectKey, ObjectName};
 use imbl::OrdMap;
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
@@ -170,8 +170,8 @@ enum Wish {
 impl Catalog {
     /// A catalog of a Kubernetes API: files are single objects, which may be reported as deleted. Configuration lives in
     /// this namespace.
-    pub fn of_api(namespace: &str) -> Self {
-        let world = World { system_namespace: Some(namespace.to_owned()), ..World::default() };
+    pub fn of_api(namespace: &str, node_address_use: NodeAddressUse) -> Self {
+        let world = World { system_namespace: Some(namespace.to_owned()), node_address_use, ..World::default() };
         Self { by_kind: true, world: Arc::new(world), ..Self::default() }
     }
 

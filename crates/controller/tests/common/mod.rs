@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use evenkeel_controller::Config;
 use evenkeel_controller::election::Times;
 use evenkeel_fake_api::{FakeApi, Handle, Options};
+use evenkeel_plan::world::NodeAddressUse;
 use evenkeel_sources::kubernetes;
 use kube::Client;
 use kube::core::params::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -153,6 +154,7 @@ impl Cluster {
         let mut config = Config {
             namespace: SYSTEM.to_owned(),
             load_balancer_class: None,
+            node_address_use: NodeAddressUse::of(&[]),
             identity: identity.to_owned(),
             lease: "evenkeel-controller".to_owned(),
             times: Times {

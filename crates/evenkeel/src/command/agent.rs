@@ -11,7 +11,7 @@ use evenkeel_agent::{ClusterConfig, Config, desired::Defaults};
 use evenkeel_process::logging;
 use evenkeel_sources::kubernetes::{self, Options};
 
-use super::run::{DataPathArgs, ForwardingArg, NodeArgs, ScopeArgs, drive};
+use super::run::{DataPathArgs, ForwardingArg, NodeAddressArgs, NodeArgs, ScopeArgs, drive};
 
 /// Carry the services of a Kubernetes cluster on this node, and announce those addresses that are its.
 ///
@@ -24,6 +24,8 @@ pub(crate) struct Args {
     node: NodeArgs,
     #[command(flatten)]
     scope: ScopeArgs,
+    #[command(flatten)]
+    node_addresses: NodeAddressArgs,
     #[command(flatten)]
     data_path: DataPathArgs,
     /// The namespace this program and its configuration live in [default: that of the pod or the kubeconfig]
@@ -67,6 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             release: args.release,
             timing: evenkeel_agent::Timing::default(),
         });
-        Ok(kubernetes::watch(client, Options::new(namespace)))
+        let node_address_use = args.node_addresses.permitted();
+        Ok(kubernetes::watch(client, Options { node_address_use, ..Options::new(namespace) }))
     })
 }

@@ -11,6 +11,8 @@ use evenkeel_controller::{Config, webhook};
 use evenkeel_process::{logging, shutdown};
 use evenkeel_sources::kubernetes;
 
+use super::run::NodeAddressArgs;
+
 /// Give services their addresses, in a cluster: one of several replicas does, elected by a Lease.
 ///
 /// The cluster is the one the pod runs in, or the one KUBECONFIG names. SIGTERM ends the process once what is under way is
@@ -23,6 +25,8 @@ pub(crate) struct Args {
     /// Serve the services of this spec.loadBalancerClass only [default: those that name none]
     #[arg(long, env = "EVENKEEL_LB_CLASS", value_name = "CLASS")]
     lb_class: Option<String>,
+    #[command(flatten)]
+    node_addresses: NodeAddressArgs,
     /// What tells this replica from the others [default: the host name, which is the pod's]
     #[arg(long, env = "EVENKEEL_IDENTITY", value_name = "NAME")]
     identity: Option<String>,
@@ -84,6 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let config = Config {
             namespace: args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),
             load_balancer_class: args.lb_class.clone(),
+            node_address_use: args.node_addresses.permitted(),
             identity: args.identity.clone().unwrap_or_else(host_name),
             lease: args.lease.clone(),
             times,

@@ -15,7 +15,7 @@ use evenkeel_plan::allocate::ServicePlan;
 use evenkeel_plan::bgp::{BgpAnnouncement, is_used};
 use evenkeel_plan::elect::Announcement;
 use evenkeel_plan::event::EventReason;
-use evenkeel_plan::world::{Node, ObjectName};
+use evenkeel_plan::world::{Node, NodeAddressUse, ObjectName};
 use evenkeel_plan::{Event, Plan, Planner, World};
 use evenkeel_sources::diagnostic::summary;
 use evenkeel_sources::{Diagnostic, Directory, state};
@@ -45,6 +45,17 @@ pub(crate) struct Args {
     /// The node's own addresses, for services with the annotation evenkeel.io/addresses: node
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',')]
     node_addresses: Vec<IpAddr>,
+
+    /// Namespaces whose services may be served there, as agents of a cluster are told by --node-addresses-for [default: all, as
+    /// with `run`]
+    #[arg(
+        long = "node-addresses-for",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        default_value = "*",
+        hide_default_value = true
+    )]
+    node_address_use: Vec<String>,
 
     #[command(flatten)]
     scope: ScopeArgs,
@@ -81,6 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     world.load_balancer_class.clone_from(&args.scope.lb_class);
     world.ignore_exclude_label = args.scope.ignore_exclude_lb;
     world.node_addresses.clone_from(&args.node_addresses);
+    world.node_address_use = NodeAddressUse::of(&args.node_address_use);
     let mut planner = Planner::new(memory);
     let events = planner.update(&world);
     let plan = planner.plan();

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use evenkeel_agent::{Config, desired::Defaults, drain::Terms};
 use evenkeel_loader::{Hook, HookChoice, OBJECT_COMPILER};
-use evenkeel_plan::world::Forwarding;
+use evenkeel_plan::world::{Forwarding, NodeAddressUse};
 use evenkeel_process::{logging, shutdown};
 use evenkeel_sources::{Update, directory::Directory};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -112,6 +112,26 @@ pub(crate) struct ScopeArgs {
     /// Announce from nodes too that carry the label node.kubernetes.io/exclude-from-external-load-balancers
     #[arg(long, env = "EVENKEEL_IGNORE_EXCLUDE_LB")]
     pub(crate) ignore_exclude_lb: bool,
+}
+
+/// Whose services are served at the nodes' own addresses: shared by both parts of a cluster.
+#[derive(clap::Args)]
+pub(crate) struct NodeAddressArgs {
+    /// Namespaces whose services may be served at the nodes' own addresses (annotation evenkeel.io/addresses: node), where
+    /// they take the ports they name from the host, be it those of SSH or the kubelet; *: all [default: none]
+    #[arg(
+        long = "node-addresses-for",
+        env = "EVENKEEL_NODE_ADDRESSES_FOR",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    node_addresses: Vec<String>,
+}
+
+impl NodeAddressArgs {
+    pub(crate) fn permitted(&self) -> NodeAddressUse {
+        NodeAddressUse::of(&self.node_addresses)
+    }
 }
 
 /// Which node: shared by the commands that concern one's data path.

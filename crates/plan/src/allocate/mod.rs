@@ -133,6 +133,12 @@ pub enum AllocateError {
         /// What stands against it.
         conflict: &'static str,
     },
+    /// Services of its namespace are not to be served at the nodes' own addresses.
+    #[error(
+        "services of namespace {0} may not take ports of the nodes: permit it by --node-addresses-for of agents and controller \
+         (agent.nodeAddresses of the chart), or remove the annotation evenkeel.io/addresses: node"
+    )]
+    NodeAddressesNotPermitted(String),
 }
 
 impl AllocateError {
@@ -150,6 +156,7 @@ impl AllocateError {
             Self::AddressNotInPool(..) | Self::AddressLeftOut(..) => "address_not_in_pool",
             Self::AddressInUse(..) => "address_in_use",
             Self::SharingConflict { .. } => "sharing_conflict",
+            Self::NodeAddressesNotPermitted(_) => "node_addresses_not_permitted",
         }
     }
 

@@ -13,6 +13,25 @@ use crate::world::{Service, World};
 
 /// Of all the node's addresses those of its families, and, where it asks for particular ones, those.
 pub(super) fn plan(service: &Service, world: &World, in_use: &InUse) -> ServicePlan {
+    let (addresses, error) = if is_permitted(service, world) {
+        addresses(service, world, in_use)
+    } else {
+        (Vec::new(), Some(AllocateError::NodeAddressesNotPermitted(service.name.namespace.clone())))
+    };
+    ServicePlan {
+        namespace: service.name.namespace.clone(),
+        name: service.name.name.clone(),
+        addresses,
+        pool: None,
+        error: error.as_ref().map(ServiceError::from),
+    }
+}
+
+fn is_permitted(service: &Service, world: &World) -> bool {
+    world.node_address_use.permits(&service.name.namespace)
+}
+
+fn addresses(service: &Service, world: &World, in_use: &InUse) -> (Vec<IpAddr>, Option<AllocateError>) {
     let requested = &service.requested;
     let wanted = |address: &IpAddr| {
         let named = requested.spec_address.iter().chain(&requested.annotated_addresses);
@@ -31,13 +50,7 @@ pub(super) fn plan(service: &Service, world: &World, in_use: &InUse) -> ServiceP
         Some(AllocateError::AddressInUse(*address, in_use.holders(*address).next()?.clone()))
     });
     let addresses = if matches!(error, Some(AllocateError::SharingConflict { .. })) { Vec::new() } else { addresses };
-    ServicePlan {
-        namespace: service.name.namespace.clone(),
-        name: service.name.name.clone(),
-        addresses,
-        pool: None,
-        error: error.as_ref().map(ServiceError::from),
-    }
+    (addresses, error)
 }
 
 /// Two services cannot have one port: the first by name has it, whatever the order in which they came.
@@ -49,7 +62,8 @@ fn conflict(service: &Service, world: &World, addresses: &[IpAddr]) -> Option<Al
     };
     let before = world.services.range(..service.name.clone());
     let mut rivals = before.filter(|(_, other)| {
-        other.on_node && other.is_load_balancer && other.load_balancer_class == service.load_balancer_class
+        let is_served = other.is_load_balancer && other.load_balancer_class == service.load_balancer_class;
+        other.on_node && is_served && is_permitted(other, world)
     });
     let (holder, _) = rivals.find(|(_, other)| has(other))?;
     Some(AllocateError::SharingConflict { address, holder: holder.clone(), conflict: "a port is used by both" })
@@ -60,7 +74,7 @@ mod tests {
     use super::*;
     use crate::memory::Memory;
     use crate::world::testing::{address, edit, endpoint, pool, service, slice, world};
-    use crate::world::{ObjectName, Requested};
+    use crate::world::{NodeAddressUse, ObjectName, Requested};
     use crate::{Planner, plan};
 
     fn on_node(name: &str) -> Service {
@@ -100,6 +114,30 @@ mod tests {
         world.node_addresses = at(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
         assert_eq!(addresses(&world, "six"), ["2001:db8::1"]);
         assert_eq!(addresses(&world, "some"), ["192.0.2.2"]);
+    }
+
+    #[test]
+    fn who_may_not_gets_none_and_is_in_nobodys_way() {
+        let name = |namespace| ObjectName::new(namespace, "web");
+        let of = |namespace| Service { name: name(namespace), on_node: true, ..service("web") };
+        let mut world = world([of("a"), of("b")], []);
+        world.node_addresses = at(&["192.0.2.1"]);
+        world.node_address_use = NodeAddressUse::of(&["b".to_owned()]);
+        let mut planner = Planner::new(Memory::default());
+        planner.update(&world);
+        let refused = planner.plan().services[&name("a")].clone();
+        assert_eq!(refused.addresses, []);
+        assert_eq!(refused.error.as_ref().unwrap().reason, "node_addresses_not_permitted");
+        let served = &planner.plan().services[&name("b")];
+        assert_eq!((&served.addresses, &served.error), (&at(&["192.0.2.1"]), &None));
+
+        world.node_address_use = NodeAddressUse::of(&["*".to_owned()]);
+        planner.update(&world);
+        assert_eq!(planner.plan().services[&name("a")].addresses, at(&["192.0.2.1"]));
+        assert_eq!(planner.plan(), &plan(&world, planner.plan().memory()));
+        world.node_address_use = NodeAddressUse::of(&[]);
+        planner.update(&world);
+        assert!(planner.plan().frontends.is_empty());
     }
 
     #[test]

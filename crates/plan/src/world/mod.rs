@@ -33,7 +33,7 @@ pub use self::health::{
 };
 pub use self::l2::{L2Advertisement, PreferredNode};
 pub use self::limits::{ConnectionRate, Limits, PerSecond, RateError};
-pub use self::node::{HOSTNAME, Node, Secret};
+pub use self::node::{HOSTNAME, Node, NodeAddressUse, Secret};
 pub use self::object::{Object, ObjectKey};
 pub use self::pool::{IpAddressPool, ServiceAllocation};
 pub use self::service::{
@@ -227,6 +227,8 @@ pub struct World {
     /// The own addresses of the node that plans for itself, for services that are served there. Of a whole cluster there are
     /// none.
     pub node_addresses: Vec<IpAddr>,
+    /// Whose services may be served there.
+    pub node_address_use: NodeAddressUse,
     /// The namespace in which configuration lives. `None`: the one in which most of it is.
     pub system_namespace: Option<String>,
     /// What the nodes of a cluster know of each other. `None`: there is no cluster, and who owned what before is in the Memory.

@@ -1,5 +1,7 @@
 //! Nodes, and what else is known of the cluster.
 
+use std::collections::BTreeSet;
+
 use super::ObjectName;
 use crate::selector::Labels;
 
@@ -29,6 +31,35 @@ impl Node {
     /// The label `topology.kubernetes.io/zone`.
     pub fn zone(&self) -> Option<&str> {
         self.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+    }
+}
+
+/// Whose services may be served at the nodes' own addresses. A service takes the ports it names from the host there, whichever
+/// they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodeAddressUse {
+    /// Everybody's: whoever writes a host's manifests may do as much there anyway.
+    #[default]
+    Anybody,
+    /// Those of these namespaces.
+    Namespaces(BTreeSet<String>),
+}
+
+impl NodeAddressUse {
+    /// Of these namespaces; `*` is all of them.
+    pub fn of(namespaces: &[String]) -> Self {
+        if namespaces.iter().any(|namespace| namespace == "*") {
+            return Self::Anybody;
+        }
+        Self::Namespaces(namespaces.iter().cloned().collect())
+    }
+
+    /// Whether services of this namespace may.
+    pub fn permits(&self, namespace: &str) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Namespaces(namespaces) => namespaces.contains(namespace),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ struct Followed {
 
 impl Gatherer {
     pub(super) fn new(options: &Options, started: Instant) -> Self {
-        let catalog = Catalog::of_api(&options.namespace);
+        let catalog = Catalog::of_api(&options.namespace, options.node_address_use.clone());
         Self {
             catalog,
             started,

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evenkeel_plan::world::Kind;
+use evenkeel_plan::world::{Kind, NodeAddressUse};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::follow::Follower;
@@ -49,12 +49,21 @@ pub struct Options {
     pub streams: bool,
     /// What a controller writes to is told as well ([`Update::observed`]).
     pub observe: bool,
+    /// Whose services may be served at the nodes' own addresses. Who may create a Service is far from being permitted to do
+    /// anything to the nodes.
+    pub node_address_use: NodeAddressUse,
 }
 
 impl Options {
-    /// All kinds there are in an API.
+    /// All kinds there are in an API. Nobody may use the nodes' own addresses.
     pub fn new(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), kinds: resource::kinds().collect(), streams: true, observe: false }
+        Self {
+            namespace: namespace.into(),
+            kinds: resource::kinds().collect(),
+            streams: true,
+            observe: false,
+            node_address_use: NodeAddressUse::of(&[]),
+        }
     }
 
     /// As a controller needs it: without the endpoints of services, which are most of what there is, and with what it

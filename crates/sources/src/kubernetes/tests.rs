@@ -14,12 +14,7 @@ struct Source {
 
 impl Source {
     fn new(kinds: &[Kind]) -> Self {
-        let options = Options {
-            namespace: "lb".to_owned(),
-            kinds: kinds.iter().copied().collect(),
-            streams: true,
-            observe: true,
-        };
+        let options = Options { kinds: kinds.iter().copied().collect(), observe: true, ..Options::new("lb") };
         let mut gatherer = Gatherer::new(&options, Instant::now());
         for kind in kinds {
             gatherer.add(*kind, Arc::default());
@@ -85,6 +80,7 @@ fn nothing_is_readable_before_every_kind_has_been_listed() {
     assert!(update.readable);
     assert_eq!((update.world.services.len(), update.world.pools.len()), (2, 1));
     assert_eq!(update.world.system_namespace.as_deref(), Some("lb"));
+    assert!(!update.world.node_address_use.permits("lb"), "nobody may unless told");
 }
 
 #[test]
