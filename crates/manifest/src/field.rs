@@ -88,6 +88,12 @@ impl<'n> Field<'n> {
         Self { at: self.key_at, ..self }
     }
 
+    /// The same place with another value.
+    #[must_use]
+    pub fn with<'m>(&self, node: &'m Node) -> Field<'m> {
+        Field { node, path: self.path.clone(), at: self.at, key_at: self.key_at }
+    }
+
     /// It is not what was expected.
     pub fn wrong_type(&self, findings: &mut impl Findings, expected: &str) {
         let found = match &self.node.value {

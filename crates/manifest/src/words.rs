@@ -1,8 +1,8 @@
 //! Words of manifests in messages: cut to a bearable length, and compared with those that may have been meant.
 
-/// As much of a text as belongs into a message.
+/// As much of a text as belongs into a message, on one line.
 pub fn shortened(text: &str) -> String {
-    cut(text, 120)
+    cut(text, 120).replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
 }
 
 /// Most characters of a message, whatever it quotes.
@@ -48,6 +48,11 @@ pub fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quoted_stays_on_its_line() {
+        assert_eq!(shortened("a\r\n\tb"), r"a\r\n\tb");
+    }
 
     #[test]
     fn distances_are_edits() {

@@ -68,7 +68,7 @@ impl Pools {
         let is_clashing = || self.clashing.iter().any(|pool| pool.name.name == name);
         self.usable.get(name).ok_or_else(|| match is_clashing() {
             true => AllocateError::PoolUnusable(name.to_owned()),
-            false => AllocateError::PoolNotFound(name.to_owned()),
+            false => AllocateError::PoolNotFound(name.escape_debug().to_string()),
         })
     }
 

@@ -1,8 +1,10 @@
 //! Annotations of Kubernetes' own kinds: MetalLB's and ours.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use evenkeel_manifest::yaml::{Node, Value};
 use evenkeel_plan::world::{Forwarding, Requested, Service, Weight, Weights, WeightsError};
 
 use super::read::{Field, Fields, Findings as _, Reader, Values as _, close_to, shortened};
@@ -40,7 +42,9 @@ const PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
 pub(super) const PREFIX: &str = "evenkeel.io/";
 
 pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: &Fields<'_>) {
-    let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) else { return };
+    let Some(field) = metadata.get("annotations") else { return };
+    let trimmed = trimmed(field.node);
+    let Some(annotations) = field.with(&trimmed).fields(reader) else { return };
     for (key, field) in annotations.iter() {
         let known = match key.split_once('/') {
             Some(("metallb.io" | "metallb.universe.tf", name)) => {
@@ -102,6 +106,26 @@ pub(super) fn service(reader: &mut Reader<'_>, service: &mut Service, metadata: 
     service.weights = weights.unwrap_or_default();
     service.health = health::check(reader, &annotations).map(Into::into);
     service.limits = limits::limits(reader, &annotations);
+}
+
+/// Annotations without the white space around their values: a block of YAML ends in a line feed that nobody means.
+fn trimmed(annotations: &Node) -> Cow<'_, Node> {
+    let is_trimmed = |node: &Node| match &node.value {
+        Value::Scalar(scalar) => scalar.text.trim().len() == scalar.text.len(),
+        Value::Sequence(_) | Value::Mapping(_) => true,
+    };
+    match &annotations.value {
+        Value::Mapping(entries) if !entries.iter().all(|entry| is_trimmed(&entry.value)) => {
+            let mut entries = entries.clone();
+            for entry in &mut entries {
+                if let Value::Scalar(scalar) = &mut entry.value.value {
+                    scalar.text = scalar.text.trim().into();
+                }
+            }
+            Cow::Owned(Node::new(Value::Mapping(entries), annotations.at))
+        }
+        Value::Mapping(_) | Value::Scalar(_) | Value::Sequence(_) => Cow::Borrowed(annotations),
+    }
 }
 
 /// The annotation under either prefix. Where they differ the present one counts, as with MetalLB.

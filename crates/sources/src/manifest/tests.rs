@@ -277,6 +277,26 @@ fn annotations_are_checked() {
 }
 
 #[test]
+fn annotations_may_be_blocks() {
+    let with = |block: &str| {
+        BALANCER.replace("{name: web}", &format!("\n  name: web\n  annotations:\n    metallb.io/{block}"))
+    };
+    let both = service(&with(
+        "loadBalancerIPs: |\n      10.0.0.1,\n      2001:db8::1\n    evenkeel.io/forwarding: |\n      stack",
+    ));
+    assert_eq!(both.requested.annotated_addresses.len(), 2);
+    assert_eq!(both.forwarding, Some(Forwarding::Stack));
+    let quoted = service(&with("loadBalancerIPs: \"10.0.0.1,\\r\\n\\t2001:db8::1\\r\\n\""));
+    assert_eq!(quoted.requested, both.requested);
+    let pool = service(&with("address-pool: |\n      lan"));
+    assert_eq!(pool.requested.pool.as_deref(), Some("lan"));
+    let key = service(&with("allow-shared-ip: |\n      key"));
+    assert_eq!(key.sharing_key.as_deref(), Some("key"));
+    let lines = read(&with("loadBalancerIPs: |\n      10.0.0.1\n      10.0.0.2"));
+    assert_eq!(lines.diagnostics[0].message, r"`10.0.0.1\n10.0.0.2` is not an address");
+}
+
+#[test]
 fn an_endpoint_slice_is_read_with_its_defaults() {
     let text = SLICE.to_owned()
         + "ports: [{name: http, port: 8080}]\nendpoints:\n- addresses: [10.1.0.1]\n- addresses: [10.1.0.2]\n  conditions: {ready: false, serving: true, terminating: true}\n  nodeName: n1\n  targetRef: {kind: Pod, uid: u1}\n- addresses: [10.1.0.3]\n  conditions: {ready: false}\n";
