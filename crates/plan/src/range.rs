@@ -34,6 +34,15 @@ impl fmt::Display for IpFamily {
     }
 }
 
+/// The IPv4 address that this one stands for in IPv6's notation (`::ffff:192.0.2.1`, RFC 4291 section 2.5.5.2). No packet has
+/// such an address: what it names would be reached by IPv4.
+pub fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => address.to_ipv4_mapped(),
+    }
+}
+
 /// An inclusive range of addresses of one family, never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpRange {
@@ -56,13 +65,16 @@ pub enum RangeError {
     /// Addresses that no interface can own: multicast, unspecified, loopback, the IPv4 broadcast address.
     #[error("`{0}` contains {1}, which cannot be a load balancer's address")]
     NotUnicast(String, IpAddr),
+    /// IPv4 addresses in IPv6's notation ([`mapped`]).
+    #[error("`{0}` has IPv4 addresses in IPv6's notation")]
+    Mapped(String),
 }
 
 impl IpRange {
     /// The range from `first` to `last`, both included.
     ///
     /// # Errors
-    /// [`RangeError`] when the families differ, the range is reversed, or it holds addresses no host can own.
+    /// [`RangeError`] when the families differ, the range is reversed, or it holds addresses no host can own or no packet has.
     pub fn new(first: IpAddr, last: IpAddr) -> Result<Self, RangeError> {
         let text = || format!("{first}-{last}");
         if first.is_ipv4() != last.is_ipv4() {
@@ -73,6 +85,7 @@ impl IpRange {
         }
         let range = Self { first, last };
         match range.forbidden() {
+            Some(address) if mapped(address).is_some() => Err(RangeError::Mapped(text())),
             Some(address) => Err(RangeError::NotUnicast(text(), address)),
             None => Ok(range),
         }
@@ -129,14 +142,15 @@ impl IpRange {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// A witness that the range reaches into addresses no host can own.
+    /// A witness that the range reaches into addresses no host can own, or no packet has.
     fn forbidden(&self) -> Option<IpAddr> {
-        let blocks: [(IpAddr, IpAddr); 6] = [
+        let blocks: [(IpAddr, IpAddr); 7] = [
             (v4(0, 0, 0, 0), v4(0, 255, 255, 255)),
             (v4(127, 0, 0, 0), v4(127, 255, 255, 255)),
             (v4(224, 0, 0, 0), v4(239, 255, 255, 255)),
             (v4(255, 255, 255, 255), v4(255, 255, 255, 255)),
             (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+            (Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), Ipv4Addr::BROADCAST.to_ipv6_mapped().into()),
             (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), Ipv6Addr::from(u128::MAX).into()),
         ];
         blocks
@@ -233,6 +247,10 @@ mod tests {
         assert!(matches!(error("126.0.0.0-128.0.0.0"), RangeError::NotUnicast(_, _)));
         assert!(matches!(error("ff02::1/128"), RangeError::NotUnicast(_, _)));
         assert!(matches!(error("::/0"), RangeError::NotUnicast(_, _)));
+        for text in ["::ffff:192.0.2.0/120", "::ffff:192.0.2.1-::ffff:192.0.2.9", "::fffe:ffff:ffff-2001:db8::"] {
+            assert!(matches!(error(text), RangeError::Mapped(_)), "{text}");
+        }
+        assert_eq!(range("64:ff9b::192.0.2.0/120").to_string(), "64:ff9b::c000:200-64:ff9b::c000:2ff");
     }
 
     #[test]

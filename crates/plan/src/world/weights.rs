@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::range::mapped;
+
 /// How many new flows a backend takes in proportion to the others of its frontend: 0 to 100. With 0 it takes none while
 /// another backend has a weight; established flows stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +81,9 @@ pub enum WeightsError {
     /// Neither an address nor `node/` and a name.
     #[error("`{0}` is neither an address nor node/NAME")]
     NobodysWeight(String),
+    /// An IPv4 address in IPv6's notation, which no endpoint has.
+    #[error("`{0}` is an IPv4 address in IPv6's notation")]
+    Mapped(IpAddr),
     /// Twice the same.
     #[error("`{0}` is given two weights")]
     Twice(String),
@@ -89,7 +94,7 @@ impl WeightsError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotAWeight(_) | Self::NotAPair(_) => "invalid_weight",
-            Self::NobodysWeight(_) => "invalid_weight_target",
+            Self::NobodysWeight(_) | Self::Mapped(_) => "invalid_weight_target",
             Self::Twice(_) => "duplicate_weight",
         }
     }
@@ -106,6 +111,7 @@ impl FromStr for Weights {
             let weight = weight.trim().parse()?;
             let before = match (whose.strip_prefix("node/"), whose.parse()) {
                 (Some(node), _) if !node.is_empty() => weights.nodes.insert(node.to_owned(), weight),
+                (None, Ok(address)) if mapped(address).is_some() => return Err(WeightsError::Mapped(address)),
                 (None, Ok(address)) => weights.addresses.insert(address, weight),
                 (Some(_), _) | (None, Err(_)) => return Err(WeightsError::NobodysWeight(whose.to_owned())),
             };
@@ -141,7 +147,7 @@ mod tests {
         for text in ["", "10.1.0.1", "10.1.0.1=1,", ",10.1.0.1=1"] {
             assert!(matches!(error(text), WeightsError::NotAPair(_)), "{text}");
         }
-        for text in ["web=1", "node/=1", "10.1.0.0/24=1", "10.1.0.1:80=1", "=1"] {
+        for text in ["web=1", "node/=1", "10.1.0.0/24=1", "10.1.0.1:80=1", "=1", "::ffff:10.1.0.1=1"] {
             assert_eq!(error(text).reason(), "invalid_weight_target", "{text}");
         }
         for text in ["10.1.0.1=1,10.1.0.1=1", "fd00::1=1,fd00:0::1=2", "node/a=1,node/a=1"] {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use evenkeel_manifest::yaml::{Node, Value};
 use evenkeel_plan::world::{Forwarding, Requested, Service, Weight, Weights, WeightsError};
 
+use super::kinds::unmapped;
 use super::read::{Field, Fields, Findings as _, Reader, Values as _, close_to, shortened};
 use super::{health, limits};
 
@@ -149,6 +150,7 @@ fn weights<T: FromStr<Err = WeightsError>>(reader: &mut Reader<'_>, field: &Fiel
             WeightsError::NotAPair(_) | WeightsError::NobodysWeight(_) => {
                 "give ADDRESS=WEIGHT or node/NAME=WEIGHT, separated by commas"
             }
+            WeightsError::Mapped(_) => "write it as an IPv4 address",
             WeightsError::Twice(_) => "remove one of them",
         };
         reader.error(error.reason(), field, shortened(&error.to_string()), remedy);
@@ -161,7 +163,7 @@ fn addresses(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match part.parse() {
-            Ok(address) => addresses.push(address),
+            Ok(address) => addresses.extend(unmapped(reader, field, address)),
             Err(_) => {
                 let message = format!("`{}` is not an address", shortened(part));
                 reader.error("invalid_address", field, message, "give addresses, separated by commas");

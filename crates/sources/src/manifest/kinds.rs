@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use evenkeel_plan::range::IpFamily;
+use evenkeel_plan::range::{IpFamily, mapped};
 use evenkeel_plan::world::{
     Affinity, Endpoint, EndpointPort, EndpointSlice, Hints, IpFamilyPolicy, Node, ObjectName, Protocol, Secret,
     Service, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
@@ -153,7 +153,16 @@ fn target(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<TargetPort> {
 }
 
 pub(super) fn ip(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<IpAddr> {
-    field.parse(reader, "invalid_address", ADDRESS_REMEDY)
+    let address = field.parse(reader, "invalid_address", ADDRESS_REMEDY)?;
+    unmapped(reader, field, address)
+}
+
+/// The address, unless it is an IPv4 address in IPv6's notation, which no packet has.
+pub(super) fn unmapped(reader: &mut Reader<'_>, field: &Field<'_>, address: IpAddr) -> Option<IpAddr> {
+    let Some(meant) = mapped(address) else { return Some(address) };
+    let message = format!("{address} is an IPv4 address in IPv6's notation");
+    reader.error("invalid_address", field, message, format!("give {meant}, where an IPv4 address may be"));
+    None
 }
 
 /// `hints`: lists of `{name}`.

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_plan::range::IpFamily;
+use evenkeel_plan::range::{IpFamily, mapped};
 use evenkeel_plan::selector::Operator;
 use evenkeel_plan::world::{
     Affinity, Aggregation, BgpAdvertisement, BgpPeer, Community, CommunityRef, Forwarding, HealthCheck, HealthProbe,
@@ -294,6 +294,45 @@ fn annotations_may_be_blocks() {
     assert_eq!(key.sharing_key.as_deref(), Some("key"));
     let lines = read(&with("loadBalancerIPs: |\n      10.0.0.1\n      10.0.0.2"));
     assert_eq!(lines.diagnostics[0].message, r"`10.0.0.1\n10.0.0.2` is not an address");
+}
+
+#[test]
+fn ipv4_in_the_notation_of_ipv6_is_refused_wherever_it_stands() {
+    let said = |text: &str| {
+        let parsed = read(text);
+        assert!(parsed.documents[0].object.is_none(), "{text}");
+        let [only] = &*parsed.diagnostics else { panic!("{text}: {:?}", parsed.diagnostics) };
+        format!("{} {}: {}", only.reason, only.field, only.remedy)
+    };
+    let annotated =
+        |annotation: &str| BALANCER.replace("{name: web}", &format!("{{name: web, annotations: {annotation}}}"));
+    assert_eq!(
+        said(&annotated("{metallb.io/loadBalancerIPs: \"10.0.0.1,::ffff:192.0.2.1\"}")),
+        "invalid_address metadata.annotations[metallb.io/loadBalancerIPs]: give 192.0.2.1, where an IPv4 address may be"
+    );
+    assert_eq!(
+        said(&annotated("{evenkeel.io/weights: \"::ffff:192.0.2.1=3\"}")),
+        "invalid_weight_target metadata.annotations[evenkeel.io/weights]: write it as an IPv4 address"
+    );
+    let remedy = "give 192.0.2.1, where an IPv4 address may be";
+    let text = BALANCER.to_owned() + "  loadBalancerIP: \"::ffff:192.0.2.1\"\n";
+    assert_eq!(said(&text), format!("invalid_address spec.loadBalancerIP: {remedy}"));
+    let slice = SLICE.replace("IPv4", "IPv6") + "endpoints: [{addresses: [\"::ffff:c000:201\"]}]\n";
+    assert_eq!(said(&slice), format!("invalid_address endpoints[0].addresses[0]: {remedy}"));
+    let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets: [{addresses: [{ip: \"::ffff:192.0.2.1\"}]}]\n";
+    assert_eq!(said(endpoints), format!("invalid_address subsets[0].addresses[0].ip: {remedy}"));
+    let pool = |range: &str| {
+        format!(
+            "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: p}}\nspec: {{addresses: [\"{range}\"]}}\n"
+        )
+    };
+    let with_ipv4 = "invalid_range spec.addresses[0]: write it with IPv4 addresses, such as 192.0.2.0/24";
+    assert_eq!(said(&pool("::ffff:192.0.2.0/120")), with_ipv4);
+    assert_eq!(said(&pool("::ffff:192.0.2.1-::ffff:192.0.2.9")), with_ipv4);
+    assert_eq!(
+        said(&pool("::ffff:192.0.2.1")),
+        "invalid_range spec.addresses[0]: for this address alone write 192.0.2.1/32"
+    );
 }
 
 #[test]
@@ -895,7 +934,7 @@ proptest! {
         my_asn in 1..=u32::MAX, peer_asn in 1..=u32::MAX, port in 1..=16_384_u16, address in any::<IpAddr>(),
         hold in 3..=65_535_u64, connect in 1..=65_535_u64, flags in any::<[bool; 2]>(),
     ) {
-        prop_assume!(!address.is_unspecified() && !address.is_multicast());
+        prop_assume!(!address.is_unspecified() && !address.is_multicast() && mapped(address).is_none());
         let text = format!(
             "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: tor}}\nspec:\n  myASN: {my_asn}\n  peerASN: {peer_asn}\n  peerAddress: \"{address}\"\n  peerPort: {port}\n  holdTime: {}m{}s\n  connectTime: {connect}s\n  enableGracefulRestart: {}\n  dualStackAddressFamily: {}\n",
             hold / 60, hold % 60, flags[0], flags[1],

@@ -8,6 +8,7 @@ use evenkeel_plan::world::{BgpPeer, Neighbor, ObjectName, Password, PeerAsn, Tim
 
 use super::required_spec;
 use super::selector::selectors;
+use crate::manifest::kinds::ip;
 use crate::manifest::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
 
 /// The versions of BGPPeer that are read.
@@ -156,7 +157,7 @@ fn neighbor(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Option<Neighbor> {
 }
 
 fn host(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<IpAddr> {
-    let address: IpAddr = field.parse(reader, "invalid_address", "give an IPv4 or IPv6 address")?;
+    let address = ip(field, reader)?;
     if address.is_unspecified() || address.is_multicast() {
         reader.error("invalid_address", field, format!("{address} is no host's address"), "give a host's address");
     }

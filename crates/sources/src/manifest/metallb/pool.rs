@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use evenkeel_plan::range::IpRange;
+use evenkeel_plan::range::{IpRange, RangeError, mapped};
 use evenkeel_plan::world::{IpAddressPool, ObjectName, ServiceAllocation};
 
 use super::selector::selectors;
@@ -58,10 +58,15 @@ fn ranges(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpRange> {
 }
 
 fn range(reader: &mut Reader<'_>, item: &Field<'_>) -> Option<IpRange> {
-    // The commonest slip deserves its own remedy.
-    let remedy = match item.string(reader)?.trim().parse::<IpAddr>() {
-        Ok(single) => format!("for this address alone write {single}/{}", if single.is_ipv4() { 32 } else { 128 }),
-        Err(_) => RANGE_REMEDY.to_owned(),
+    let text = item.string(reader)?.trim();
+    // The commonest slips deserve their own remedies.
+    let remedy = match (text.parse::<IpAddr>(), text.parse::<IpRange>()) {
+        (Ok(single), _) => {
+            let single = mapped(single).map_or(single, IpAddr::V4);
+            format!("for this address alone write {single}/{}", if single.is_ipv4() { 32 } else { 128 })
+        }
+        (Err(_), Err(RangeError::Mapped(..))) => "write it with IPv4 addresses, such as 192.0.2.0/24".to_owned(),
+        (Err(_), _) => RANGE_REMEDY.to_owned(),
     };
     item.parse(reader, "invalid_range", &remedy)
 }
