@@ -365,6 +365,50 @@ async fn a_service_that_cannot_be_read_keeps_its_address_and_nobody_elses_releas
 }
 
 #[tokio::test]
+async fn a_request_that_cannot_be_read_is_told_to_its_owner() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let controller = cluster.start("a");
+    let mut by_spec = service("by-spec", &json!({}));
+    by_spec["spec"]["loadBalancerIP"] = json!("my-ip");
+    cluster.create(SERVICES, &by_spec).await;
+    cluster.create(SERVICES, &service("by-annotation", &json!({ASK: "dhcp"}))).await;
+    for (name, said) in
+        [("by-spec", "spec.loadBalancerIP: `my-ip`: "), ("by-annotation", "`dhcp` is not an address; give")]
+    {
+        cluster.until_refused(name, "invalid_address").await;
+        cluster.until("it is told", async || !told(&cluster, name).await.is_empty()).await;
+        let events = cluster.list(EVENTS).await.unwrap();
+        let event = events.iter().find(|event| event["involvedObject"]["name"] == name).unwrap();
+        assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("AllocationFailed")));
+        assert!(event["message"].as_str().unwrap().contains(said), "{event}");
+        assert!(cluster.addresses(name).await.is_empty());
+    }
+    cluster.patch(SERVICES, "by-spec", &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    cluster.until_at_rest().await;
+    assert_eq!(told(&cluster, "by-spec").await, ["AllocationFailed"], "told once");
+    cluster.patch(SERVICES, "by-annotation", &json!({"metadata": {"annotations": {ASK: "10.0.0.7"}}})).await;
+    cluster.until_has("by-annotation", &["10.0.0.7"]).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_annotation_that_cannot_be_read_holds_up_nothing_else() {
+    let cluster = Cluster::new(&["10.0.0.1/32"]).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("web", &json!({}))).await;
+    cluster.until_has("web", &["10.0.0.1"]).await;
+    cluster.patch(SERVICES, "web", &json!({"metadata": {"annotations": {"evenkeel.io/weights": "much"}}})).await;
+    cluster.until_refused("web", "invalid_weight").await;
+    cluster.until("it is told", async || told(&cluster, "web").await.contains(&"LoadBalancerFailed".to_owned())).await;
+    assert_eq!(cluster.addresses("web").await, ["10.0.0.1"]);
+    cluster.patch(SERVICES, "web", &json!({"spec": {"type": "ClusterIP"}})).await;
+    cluster.until_has("web", &[]).await;
+    cluster.create(SERVICES, &service("next", &json!({}))).await;
+    cluster.until_has("next", &["10.0.0.1"]).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn a_leader_that_loses_the_api_hands_over_and_nothing_changes() {
     let cluster = Cluster::new(&["10.0.0.1-10.0.0.99"]).await;
     let (one, other) = (cluster.start("one"), cluster.start("other"));

@@ -79,6 +79,11 @@ impl Diagnostic {
         }
     }
 
+    /// The field, what is wrong with it and what to do about it, on one line, without the characters a terminal would act on.
+    pub fn sentence(&self) -> String {
+        printable(&format!("{}: {}; {}", self.field, self.message, self.remedy))
+    }
+
     /// Whether it makes the input invalid.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error

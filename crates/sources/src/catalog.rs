@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_plan::World;
-use evenkeel_plan::world::{Gaps, Kind, NodeAddressUse, Object, ObjectKey, ObjectName};
+use evenkeel_plan::world::{Gaps, Kind, NodeAddressUse, Object, ObjectKey, ObjectName, Service};
 use imbl::OrdMap;
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
@@ -389,7 +389,7 @@ impl Catalog {
         let document = file.parsed.documents.get(mention.document)?;
         match &document.object {
             Some(object) => Some(Wish::Version(Live {
-                object: object.clone(),
+                object: completed(object, live),
                 file: Arc::clone(&mention.file),
                 places: Arc::clone(&document.places),
                 version: file.version,
@@ -553,6 +553,18 @@ impl Catalog {
     }
 }
 
+/// An object with what cannot be read of it as it was in its last version.
+fn completed(object: &Object, live: Option<&Live>) -> Object {
+    match (object, live.map(|live| &live.object)) {
+        (Object::Service(new), Some(Object::Service(earlier))) if new.requested.unread.is_some() => {
+            let mut new = Service::clone(new);
+            new.keep_wishes_of(earlier);
+            Object::Service(new.into())
+        }
+        _ => object.clone(),
+    }
+}
+
 fn location(file: &Path, at: Option<Position>) -> Location {
     Location { file: file.to_owned(), line: at.map_or(0, |at| at.line), column: at.map_or(0, |at| at.column) }
 }
@@ -675,6 +687,34 @@ mod tests {
         assert_eq!(catalog.settle(ms(1)), Settled { changed: true, recheck_at: None });
         assert_eq!(known(&catalog), ["a 10.0.0.0", "b 10.0.9.0", "z 10.9.0.0"]);
         assert!(!catalog.settle(ms(10_000)).changed);
+    }
+
+    #[test]
+    fn a_service_of_an_api_keeps_its_last_good_wishes_and_moves_on_otherwise() {
+        let mut catalog = Catalog::of_api("lb");
+        let mut settled = |annotations: serde_json::Value, kind: &str| {
+            let object = serde_json::json!({
+                "metadata": {"name": "s", "namespace": "shop", "annotations": annotations},
+                "spec": {"type": kind, "ports": [{"port": 80}]},
+            });
+            catalog.set_object(Path::new("Service/shop/s"), manifest::of_api(Kind::Service, &object));
+            catalog.settle_after(Looked::AtNothing, ms(0));
+            let world = catalog.world();
+            assert_eq!(world.gaps, Gaps::default());
+            Service::clone(&world.services[&ObjectName::new("shop", "s")])
+        };
+        let good = settled(
+            serde_json::json!({"evenkeel.io/source-address": "rewrite", "metallb.io/address-pool": "p"}),
+            "LoadBalancer",
+        );
+        let bad = serde_json::json!({"evenkeel.io/source-address": "hide", "evenkeel.io/balancing": "per-packet"});
+        let mut kept = settled(bad.clone(), "LoadBalancer");
+        assert_eq!(kept.requested.unread.take().map(|unread| unread.reason), Some("invalid_value"));
+        assert_eq!(kept, good);
+        let other_type = settled(bad, "ClusterIP");
+        assert_eq!((other_type.is_load_balancer, other_type.rewrite_source), (false, true));
+        let mended = settled(serde_json::json!({"evenkeel.io/balancing": "per-packet"}), "LoadBalancer");
+        assert_eq!((mended.rewrite_source, mended.per_packet, mended.requested.unread), (false, true, None));
     }
 
     #[test]

@@ -170,7 +170,9 @@ fn notes(
         }
     }
     if let Some(condition) = condition.filter(|condition| !condition.met && planned.error.is_some()) {
-        let contradicts_itself = matches!(condition.reason, "conflicting_request" | "family_mismatch");
+        // What it says is at fault, and not what there is to give.
+        let contradicts_itself = matches!(condition.reason, "conflicting_request" | "family_mismatch")
+            || (service.requested.unread.is_some() && !planned.addresses.is_empty());
         let reason = if contradicts_itself { "LoadBalancerFailed" } else { "AllocationFailed" };
         let keeps = if planned.addresses.is_empty() { "" } else { "; it keeps what it has" };
         let message = format!("{} [{}]{keeps}", condition.message, condition.reason);

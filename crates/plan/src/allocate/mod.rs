@@ -38,7 +38,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::event::Event;
 use crate::memory::Holding;
 use crate::range::IpFamily;
-use crate::world::{IpAddressPool, Kind, ObjectName, Service, World};
+use crate::world::{IpAddressPool, Kind, ObjectName, Service, Unread, World};
 
 /// What a load balancer service gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -84,6 +84,9 @@ pub enum AllocateError {
     /// `spec.loadBalancerIP` and the annotation are both present.
     #[error("both spec.loadBalancerIP and the loadBalancerIPs annotation ask for an address")]
     TwoRequests,
+    /// Part of what it says cannot be read.
+    #[error("{}", .0.message)]
+    Unread(Unread),
     /// More than one address of a family, or more than two.
     #[error("at most one address of each family can be requested")]
     TooManyAddresses,
@@ -145,6 +148,7 @@ impl AllocateError {
     /// The named reason, shared by output, log and test.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Unread(unread) => unread.reason,
             Self::TwoRequests | Self::TooManyAddresses | Self::SeveralPools => "conflicting_request",
             Self::FamilyMismatch(..) | Self::PolicyMismatch(..) => "family_mismatch",
             Self::NoPool(_) => "no_pool",

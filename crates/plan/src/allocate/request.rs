@@ -20,6 +20,9 @@ pub(super) struct Request<'w> {
 impl<'w> Request<'w> {
     pub(super) fn of(service: &'w Service) -> Result<Self, AllocateError> {
         let requested = &service.requested;
+        if let Some(unread) = &requested.unread {
+            return Err(AllocateError::Unread(unread.clone()));
+        }
         let addresses: Vec<IpAddr> = match (requested.spec_address, requested.annotated_addresses.as_slice()) {
             (Some(_), [_, ..]) => return Err(AllocateError::TwoRequests),
             (Some(address), []) => vec![address],
@@ -47,7 +50,7 @@ impl<'w> Request<'w> {
         Ok(Self { addresses, pool: requested.pool.as_deref(), families })
     }
 
-    /// The wishes of a service that contradicts itself: whatever it has is as good as anything.
+    /// The wishes of a service that contradicts itself, or cannot be understood: whatever it has is as good as anything.
     pub(super) fn anything(service: &Service) -> Self {
         Self { addresses: Vec::new(), pool: None, families: Families::of(service) }
     }

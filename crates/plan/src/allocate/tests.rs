@@ -193,6 +193,27 @@ fn a_changed_request_is_followed_when_it_can_be_met() {
 }
 
 #[test]
+fn a_request_that_cannot_be_read_keeps_what_is_held_and_gets_nothing() {
+    let unread = |name: &str| {
+        let mut service = service(name);
+        service.requested.unread =
+            Some(Unread { reason: "invalid_address", message: "`dhcp` is no address".to_owned() });
+        service
+    };
+    let world = world([unread("a"), unread("b"), service("c")], [pool("p", &["10.0.0.0/24"])]);
+    assert_eq!(
+        allocated(&world, &holding(&[("a", "10.0.0.5")])),
+        ["a: 10.0.0.5 (p) !invalid_address", "b:  !invalid_address", "c: 10.0.0.0 (p)"]
+    );
+    let decided = plan(&world, &Memory::default());
+    assert_eq!(
+        decided.services[&ObjectName::new("default", "b")].error.as_ref().unwrap().message,
+        "`dhcp` is no address"
+    );
+    assert!(decided.diagnostics().all(|found| found.reason != "invalid_address"), "whoever read it has said so");
+}
+
+#[test]
 fn a_contradictory_request_keeps_what_is_held() {
     let mut a = wanting("a", "10.0.0.7");
     a.requested.spec_address = Some(address("10.0.0.8"));

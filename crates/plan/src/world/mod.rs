@@ -38,7 +38,7 @@ pub use self::object::{Object, ObjectKey};
 pub use self::pool::{IpAddressPool, ServiceAllocation};
 pub use self::service::{
     Affinity, Forwarding, IpFamilyPolicy, Protocol, Requested, Service, ServicePort, TargetPort, TrafficDistribution,
-    TrafficPolicy,
+    TrafficPolicy, Unread,
 };
 pub use self::weights::{Weight, Weights, WeightsError};
 use crate::selector::Labels;

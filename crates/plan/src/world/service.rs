@@ -96,6 +96,20 @@ impl Service {
             status_addresses: Vec::new(),
         }
     }
+
+    /// Takes what annotations say and the addresses asked for from an earlier version, which could be read.
+    pub fn keep_wishes_of(&mut self, earlier: &Self) {
+        let unread = self.requested.unread.take();
+        self.requested = Requested { unread, ..earlier.requested.clone() };
+        self.on_node = earlier.on_node;
+        self.sharing_key.clone_from(&earlier.sharing_key);
+        self.forwarding = earlier.forwarding;
+        self.rewrite_source = earlier.rewrite_source;
+        self.per_packet = earlier.per_packet;
+        self.weights.clone_from(&earlier.weights);
+        self.health.clone_from(&earlier.health);
+        self.limits = earlier.limits;
+    }
 }
 
 /// The addresses and the pool a Service asks for.
@@ -107,6 +121,18 @@ pub struct Requested {
     pub annotated_addresses: Vec<IpAddr>,
     /// The `address-pool` annotation.
     pub pool: Option<String>,
+    /// Why part of what it says cannot be read, if so. Then it keeps what it has, and gets nothing else.
+    pub unread: Option<Unread>,
+}
+
+/// What cannot be read of a Service that is known all the same: an annotation, or `spec.loadBalancerIP`. The Kubernetes API
+/// stores what it does not understand there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// The named reason.
+    pub reason: &'static str,
+    /// The field, what is wrong with it and what to do about it.
+    pub message: String,
 }
 
 /// `spec.ipFamilyPolicy`.

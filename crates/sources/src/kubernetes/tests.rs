@@ -201,12 +201,12 @@ fn a_bad_object_keeps_its_last_good_version() {
     let (mut web, other) = (service("web"), service("other"));
     source.list(0, Kind::Service, &[web.clone(), other]);
     let before = source.gatherer.update().world;
-    web["metadata"]["annotations"] = json!({"evenkeel.io/weights": "much"});
+    web["spec"]["ports"] = json!([{"port": 0}]);
     let update = source.take_in(10, vec![seen(Kind::Service, &web)]);
     assert_eq!(update.world.services, before.services);
     let [diagnostic] = &*update.diagnostics else { panic!("{:?}", update.diagnostics) };
     assert_eq!((diagnostic.kind.as_str(), diagnostic.name.as_str()), ("Service", "shop/web"));
-    assert_eq!(diagnostic.field, "metadata.annotations[evenkeel.io/weights]");
+    assert_eq!(diagnostic.field, "spec.ports[0].port");
     assert_eq!(diagnostic.location.file.as_os_str(), "", "it is in no file");
 }
 

@@ -1,13 +1,16 @@
 //! What a Service says about its addresses within the cluster, and about who may use it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use evenkeel_plan::range::IpFamily;
 use evenkeel_plan::world::{IpFamilyPolicy, Service};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::kinds::ip;
 use super::read::{Field, Fields, Findings as _, Mapping as _, Reader, Values as _};
+
+/// A range of clients that there are none of.
+const NOBODY: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32));
 
 /// What the API server filled in says more than what was asked for: a service with a cluster address of one family is
 /// a service of that family, also where it would rather have both.
@@ -54,8 +57,15 @@ fn cluster_address(reader: &mut Reader<'_>, service: &Service, field: &Field<'_>
 pub(super) fn access(reader: &mut Reader<'_>, service: &mut Service, spec: &Fields<'_>) {
     let ranges = spec.list(reader, "loadBalancerSourceRanges");
     let remedy = "give a CIDR such as 192.0.2.0/24";
-    let read = ranges.iter().filter_map(|field| field.parse::<IpNet>(reader, "invalid_range", remedy));
-    service.source_ranges = read.collect();
+    let read = |reader: &mut Reader<'_>| -> Vec<IpNet> {
+        ranges.iter().filter_map(|field| field.parse(reader, "invalid_range", remedy)).collect()
+    };
+    let mut read = reader.lenient(read);
+    if read.is_empty() && !ranges.is_empty() {
+        // No range would let everybody in.
+        read.push(NOBODY);
+    }
+    service.source_ranges = read.into();
     let port = spec.get("healthCheckNodePort").and_then(|field| field.number(reader, 0, u16::MAX));
     service.health_check_node_port = port.filter(|port| *port != 0);
     // Node ports are none of our business, whether they are allocated or not.

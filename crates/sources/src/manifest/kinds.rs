@@ -30,7 +30,7 @@ pub(super) fn service(
 ) -> Option<Service> {
     let mut service = Service::new(name);
     service.labels = super::labels(reader, metadata);
-    annotations::service(reader, &mut service, metadata);
+    reader.lenient(|reader| annotations::service(reader, &mut service, metadata));
     if let Some(spec) = fields.get("spec") {
         spec_of(reader, &mut service, &spec)?;
     }
@@ -43,6 +43,11 @@ pub(super) fn service(
             let address = address.filter(|address| address.text(reader).is_some());
             service.status_addresses.extend(address.and_then(|field| ip(&field, reader)));
         }
+    }
+    service.requested.unread = reader.unread.take();
+    if service.requested.unread.as_ref().is_some_and(|unread| unread.reason == "invalid_address") {
+        // Which of the node's addresses it is to have is not known: all of them would be too many.
+        service.on_node = false;
     }
     Some(service)
 }
@@ -66,10 +71,11 @@ fn spec_of(reader: &mut Reader<'_>, service: &mut Service, field: &Field<'_>) ->
     if let Some(policy) = spec.get("ipFamilyPolicy").and_then(|field| field.one_of(reader, &policies)) {
         service.ip_family_policy = policy;
     }
-    cluster::cluster_addresses(reader, service, &spec);
+    reader.lenient(|reader| cluster::cluster_addresses(reader, service, &spec));
     cluster::access(reader, service, &spec);
-    service.requested.spec_address =
-        spec.get("loadBalancerIP").filter(|field| field.text(reader).is_some()).and_then(|field| ip(&field, reader));
+    service.requested.spec_address = reader.lenient(|reader| {
+        spec.get("loadBalancerIP").filter(|field| field.text(reader).is_some()).and_then(|field| ip(&field, reader))
+    });
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local), ("", TrafficPolicy::Cluster)];
     if let Some(policy) = spec.get("externalTrafficPolicy").and_then(|field| field.one_of(reader, &policies)) {
         service.traffic_policy = policy;

@@ -178,6 +178,8 @@ impl<'t> Reader<'t> {
             diagnostics: Vec::new(),
             left_out: None,
             failed: false,
+            is_lenient: false,
+            unread: None,
             secret: false,
         }
     }

@@ -82,6 +82,7 @@ impl Parsed {
     pub(super) fn take_api_object(&mut self, mut reader: Reader<'_>, kind: Kind, root: &Node) {
         let version = version(kind);
         let items = Items { kind: kind.as_str(), version };
+        reader.is_lenient = true;
         self.incomplete |= self.take_object(&mut reader, &Field::root(root), Some(items)).is_err();
         self.take_findings(reader);
     }
@@ -225,8 +226,15 @@ fn read(
 
 /// Annotations are strings in every kind, and where fields are read strictly, so are those of `metadata`.
 fn check_metadata(reader: &mut Reader<'_>, kind: Kind, metadata: &Fields<'_>) {
-    if let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) {
-        annotations.check_annotations(reader);
+    let check = |reader: &mut Reader<'_>| {
+        if let Some(annotations) = metadata.get("annotations").and_then(|field| field.fields(reader)) {
+            annotations.check_annotations(reader);
+        }
+    };
+    if kind == Kind::Service {
+        reader.lenient(check);
+    } else {
+        check(reader);
     }
     if kind.is_configuration() {
         for key in METADATA {

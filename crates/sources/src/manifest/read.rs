@@ -12,6 +12,7 @@ pub(super) use evenkeel_manifest::field::{Field, Fields, Finding, Findings};
 pub(super) use evenkeel_manifest::words::{MAX_MESSAGE, close_to, cut, distance, shortened};
 use evenkeel_manifest::yaml::Scalar;
 use evenkeel_plan::selector::Labels;
+use evenkeel_plan::world::Unread;
 
 use super::duration::{self, DurationError};
 use super::label;
@@ -27,11 +28,32 @@ pub(super) struct Reader<'t> {
     /// Findings beyond [`MAX_FINDINGS`].
     pub(super) left_out: Option<(Severity, usize)>,
     pub(super) failed: bool,
+    /// Whether an object may lack what cannot be read of it ([`Reader::lenient`]).
+    pub(super) is_lenient: bool,
+    /// The first of what it lacks.
+    pub(super) unread: Option<Unread>,
     /// What is read is not to be shown.
     pub(super) secret: bool,
 }
 
 impl Reader<'_> {
+    /// Read part of an object of an API, where an error costs that part and not the object: nobody but us has looked at it
+    /// before it was stored. In a file an error is one like any other.
+    pub(super) fn lenient<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let (failed, before) = (std::mem::take(&mut self.failed), self.diagnostics.len());
+        let result = read(self);
+        let mut new = self.diagnostics.iter().skip(before);
+        if self.failed
+            && self.is_lenient
+            && let Some(error) = new.find(|found| found.is_error())
+        {
+            self.unread.get_or_insert(Unread { reason: error.reason, message: error.sentence() });
+            self.failed = false;
+        }
+        self.failed |= failed;
+        result
+    }
+
     /// Something `fields` ought to have.
     pub(super) fn missing(
         &mut self,
