@@ -9,11 +9,12 @@ use anyhow::{Context as _, ensure};
 use evenkeel_lab::Sandbox;
 use evenkeel_neighbor::{ArpFrame, NdpFrame, Operation};
 use evenkeel_probe::LaneKind;
+use serde_json::{Value, json};
 
 use crate::{
     Test,
     client::{self, ARP, Capture},
-    cluster::{Cluster, Observer, PORT, VIP, VIP6, ensure_one},
+    cluster::{Cluster, Observer, PORT, SYSTEM, VIP, VIP6, ensure_one},
     world::{self, eventually},
 };
 
@@ -30,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ownership::the_health_check_port_tells_of_local_endpoints", the_health_check_port_tells_of_local_endpoints),
     ("ownership::an_unattended_node_is_given_up", an_unattended_node_is_given_up),
     ("ownership::a_restart_without_the_api_keeps_everything", a_restart_without_the_api),
+    ("ownership::what_cannot_be_read_keeps_nothing_else_alive", what_cannot_be_read_keeps_nothing_else_alive),
 ];
 
 /// Long enough for detectors to have made up their minds several times over.
@@ -340,5 +342,51 @@ fn a_restart_without_the_api(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(ensure_one(&observer.end()?)? == cluster.nodes[owner].mac);
     ensure!(cluster.record(VIP)? == before);
     let _: Ipv4Addr = VIP;
+    Ok(())
+}
+
+/// Anybody who may make a service can make one that cannot be read.
+fn what_cannot_be_read_keeps_nothing_else_alive(sandbox: &Sandbox) -> anyhow::Result<()> {
+    const FREED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+    let mut cluster = Cluster::start(sandbox, 2)?;
+    let services = "/api/v1/namespaces/default/services";
+    cluster.add_service("former", &[FREED.into()], "Cluster")?;
+    cluster.set_endpoints("former", &[0])?;
+    let bad = [
+        ("request", json!({ "metallb.io/loadBalancerIPs": "dhcp" }), Value::Null),
+        ("preference", json!({}), json!("PreferSameRack")),
+    ];
+    for (name, annotations, preference) in bad {
+        let spec = json!({ "type": "LoadBalancer", "ports": [{ "port": 80 }], "trafficDistribution": preference });
+        let metadata = json!({ "name": name, "annotations": annotations });
+        cluster.post(services, "Service", &json!({ "metadata": metadata, "spec": spec }))?;
+    }
+    let pools = format!("/apis/metallb.io/v1beta1/namespaces/{SYSTEM}/ipaddresspools");
+    let pool = json!({ "metadata": { "name": "bad" }, "spec": { "addresses": ["10.77.0.300/33"] } });
+    cluster.post(&pools, "IPAddressPool", &pool)?;
+    cluster.await_owner(FREED, |_| true)?;
+    for node in 0..2 {
+        cluster.stop_agent(node)?;
+        cluster.run_agent(node)?;
+    }
+    cluster.await_ready()?;
+    cluster.await_owner(FREED, |_| true)?;
+    client::get(&cluster.client, (IpAddr::from(FREED), PORT))?;
+    let told = cluster.status(0)?;
+    let unread = world::problems(&told).iter().filter(|one| one.starts_with("error[")).count();
+    ensure!(unread >= 3, "{told:#}");
+
+    cluster.request("DELETE", &format!("{services}/former"), None)?;
+    eventually("nobody answers for what is deleted", || {
+        Ok((!client::is_answered(&cluster.client, FREED)?).then_some(()))
+    })
+    .with_context(|| cluster.said())?;
+    cluster.add_service("heir", &[FREED.into()], "Cluster")?;
+    cluster.set_endpoints("heir", &[1])?;
+    cluster.await_owner(FREED, |_| true)?;
+    let met =
+        eventually("the heir is served", || Ok(client::server_of(&cluster.client, (IpAddr::from(FREED), PORT)).ok()))?;
+    ensure!(met == "pod-1", "{met} is met at {FREED}");
+    client::get(&cluster.client, (IpAddr::from(VIP), PORT))?;
     Ok(())
 }

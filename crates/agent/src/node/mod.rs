@@ -26,7 +26,7 @@ use evenkeel_ownership::Input;
 use evenkeel_plan::{
     Event, Memory, Plan, Planner, Severity,
     event::EventReason,
-    world::{Gaps, Node},
+    world::{Gaps, Kind, Node, ObjectName},
 };
 use evenkeel_process::{admin, http};
 use evenkeel_sources::{Diagnostic, Update, state};
@@ -329,8 +329,8 @@ struct NodeAgent {
     plan: Option<Plan>,
     /// The zone this node is in, as far as the World knows.
     zone: Option<String>,
-    /// Whether the manifests have been read without an error since the start. Until then an object that is missing may
-    /// be one that could not be read, and what an earlier process carried for it stays.
+    /// Whether nothing has been missing for want of being readable since the start ([`Self::misses_nothing`]). Until then an
+    /// object that is missing may be one that could not be read, and what an earlier process carried for it stays.
     complete: bool,
     /// Problems of the manifests and of the Plan.
     problems: Vec<String>,
@@ -464,10 +464,11 @@ impl NodeAgent {
         let was = (self.complete, self.zone.take());
         // Which addresses are answered for hangs on who owns them as well.
         let owners_changed = self.cluster.as_ref().is_some_and(Cluster::is_news);
-        self.complete |= update.readable && !update.diagnostics.iter().any(Diagnostic::is_error);
+        self.complete |= update.readable && self.misses_nothing(update);
         let mut world = (*update.world).clone();
         if self.complete {
-            world.gaps = Gaps::default();
+            // Addresses of a pool that an API has and that cannot be read are its controller's business.
+            world.gaps = Gaps { services: false, pools: self.cluster.is_some() && world.gaps.pools };
         }
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;
@@ -499,6 +500,23 @@ impl NodeAgent {
             self.carry();
         }
         extent
+    }
+
+    /// Whether nothing can be missing from the World that an earlier process carries something for.
+    fn misses_nothing(&self, update: &Update) -> bool {
+        let mut errors = update.diagnostics.iter().filter(|found| found.is_error());
+        if self.cluster.is_none() {
+            return errors.next().is_none();
+        }
+        // An API says of each object by itself what it is called, so the others are known to be all there are.
+        let is_held = |found: &Diagnostic| match found.name.split_once('/') {
+            Some((namespace, name)) => {
+                let name = ObjectName::new(namespace, name);
+                !update.world.services.contains_key(&name) && self.saved.allocations.contains_key(&name)
+            }
+            None => true,
+        };
+        !update.world.gaps.services || !errors.any(|found| found.kind == Kind::Service.as_str() && is_held(found))
     }
 
     /// Logs the problems that are new.
