@@ -26,7 +26,7 @@ use crate::Config;
 use crate::lease::{self, Permit};
 use crate::reconcile::{self, ConfigurationState, Counters, PoolWrite, ServiceWrite};
 use crate::rival::{self, Rival};
-use crate::unread;
+use crate::unread::{self, Told};
 use crate::vitals::Vitals;
 
 /// How many writes are under way at the same time.
@@ -58,6 +58,9 @@ pub(crate) struct Leader {
     observed: Observed,
     /// Services that cannot be read; nothing is written to them.
     unread: BTreeSet<ObjectName>,
+    /// What their owners, and those of services whose last version cannot be read, are to be told, and have been.
+    notes: BTreeMap<ObjectName, Told>,
+    told: BTreeMap<ObjectName, Told>,
     /// What may differ from what it should be.
     dirty: BTreeSet<Target>,
     /// What was written last to each object, until it is seen.
@@ -126,6 +129,8 @@ impl Leader {
             world: World::default(),
             observed: Observed::new(),
             unread: BTreeSet::new(),
+            notes: BTreeMap::new(),
+            told: BTreeMap::new(),
             dirty: BTreeSet::new(),
             sent: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -150,6 +155,7 @@ impl Leader {
         loop {
             let waits = why_not(readable, &rival.borrow());
             if waits.is_none() {
+                self.tell_of_unread();
                 self.start_writes();
             }
             self.vitals.set_waits(waits);
@@ -208,6 +214,7 @@ impl Leader {
         }
         (self.world, self.plan, self.unread) = (world, plan, unread);
         self.observed = update.observed.clone();
+        self.notes = unread::notes(update, self.class.as_ref());
         let state = reconcile::configuration(update, &self.plan);
         if self.configuration.as_ref() != Some(&state) {
             self.vitals.metrics.set_configuration(state.result == "Valid");
@@ -304,9 +311,19 @@ impl Leader {
 
     fn tell(&self, write: &ServiceWrite) {
         for note in &write.notes {
-            let subject = Subject { version: "v1", kind: "Service", name: write.name.clone(), uid: write.uid.clone() };
-            self.events.tell(subject, note.clone());
+            self.events.tell(Subject::service(write.name.clone(), write.uid.clone()), note.clone());
         }
+    }
+
+    /// Tells the owners of services that cannot be read, to which nothing is written, what they have not been told.
+    fn tell_of_unread(&mut self) {
+        if self.told == self.notes {
+            return;
+        }
+        for (name, (uid, note)) in self.notes.iter().filter(|(name, said)| self.told.get(*name) != Some(*said)) {
+            self.events.tell(Subject::service(name.clone(), uid.clone()), note.clone());
+        }
+        self.told.clone_from(&self.notes);
     }
 
     fn next_retry(&self) -> Option<Instant> {

@@ -1,12 +1,12 @@
-//! Services that cannot be read, but hold addresses.
+//! Services that cannot be read: what they hold, and what their owners are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_plan::World;
-use evenkeel_plan::world::{Gaps, Kind, ObjectName, Service};
-use evenkeel_sources::Update;
+use evenkeel_plan::world::{Gaps, Kind, ObjectKey, ObjectName, Service};
+use evenkeel_sources::{Diagnostic, Update};
 
-use crate::reconcile::addresses;
+use crate::reconcile::{Note, addresses};
 
 /// The World of an update with what the API says of services that were never readable: a stand-in for each, which asks for
 /// exactly what it has. So nobody else gets it, and those that are really gone let go of theirs. Returns the stand-ins'
@@ -34,4 +34,27 @@ pub(crate) fn complete(update: &Update, class: Option<&String>) -> (World, BTree
         world.gaps = Gaps { services: false, ..world.gaps };
     }
     (world, unread)
+}
+
+/// What the owner of a service is told about it, and its `metadata.uid`.
+pub(crate) type Told = (String, Note);
+
+/// Why services cannot be read, and what to do about it. Of one that can be read in part its status tells.
+pub(crate) fn notes(update: &Update, class: Option<&String>) -> BTreeMap<ObjectName, Told> {
+    let mut notes = BTreeMap::new();
+    let is_about_service = |found: &&Diagnostic| found.is_error() && found.kind == Kind::Service.as_str();
+    for found in update.diagnostics.iter().filter(is_about_service) {
+        let Some((namespace, name)) = found.name.split_once('/') else { continue };
+        let key = ObjectKey { kind: Kind::Service, name: ObjectName::new(namespace, name) };
+        let read = update.world.services.get(&key.name);
+        let Some(seen) = update.observed.get(&key) else { continue };
+        let is_ours = seen.class.as_ref().is_some_and(|of| of.as_ref() == class);
+        if !is_ours || read.is_some_and(|service| service.requested.unread.is_some()) {
+            continue;
+        }
+        let reason = if addresses(seen).is_empty() { "AllocationFailed" } else { "LoadBalancerFailed" };
+        let message = format!("{} [{}]", found.sentence(), found.reason);
+        notes.entry(key.name).or_insert_with(|| (seen.uid.clone(), Note { warning: true, reason, message }));
+    }
+    notes
 }

@@ -392,6 +392,27 @@ async fn a_request_that_cannot_be_read_is_told_to_its_owner() {
 }
 
 #[tokio::test]
+async fn a_service_that_cannot_be_read_is_told_to_its_owner() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("served", &json!({}))).await;
+    cluster.until_has("served", &["10.0.0.1"]).await;
+    let odd = json!({"spec": {"trafficDistribution": "PreferSameRack"}});
+    let mut never = service("never", &json!({}));
+    never["spec"]["trafficDistribution"] = odd["spec"]["trafficDistribution"].clone();
+    cluster.create(SERVICES, &never).await;
+    cluster.patch(SERVICES, "served", &odd).await;
+    for (name, reason) in [("never", "AllocationFailed"), ("served", "LoadBalancerFailed")] {
+        cluster.until(reason, async || told(&cluster, name).await.contains(&reason.to_owned())).await;
+    }
+    cluster.patch(SERVICES, "never", &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    cluster.until_at_rest().await;
+    assert_eq!(told(&cluster, "never").await, ["AllocationFailed"], "told once");
+    assert_eq!(cluster.addresses("served").await, ["10.0.0.1"]);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn an_annotation_that_cannot_be_read_holds_up_nothing_else() {
     let cluster = Cluster::new(&["10.0.0.1/32"]).await;
     let controller = cluster.start("a");

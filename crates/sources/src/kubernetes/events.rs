@@ -35,6 +35,14 @@ pub struct Subject {
     pub uid: String,
 }
 
+impl Subject {
+    /// A Service.
+    #[must_use]
+    pub fn service(name: ObjectName, uid: String) -> Self {
+        Self { version: "v1", kind: "Service", name, uid }
+    }
+}
+
 /// An event, under the reasons MetalLB's users know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
