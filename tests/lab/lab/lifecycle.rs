@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::the_other_hook_takes_over", the_other_hook_takes_over),
     ("lifecycle::a_restart_without_manifests_keeps_what_is_carried", a_restart_without_manifests),
     ("lifecycle::a_restart_picks_the_same_backends", a_restart_picks_the_same_backends),
+    ("lifecycle::a_restart_with_an_empty_directory_loses_nothing", a_restart_with_an_empty_directory),
     ("lifecycle::a_restart_catches_up_with_the_manifests", a_restart_catches_up_with_the_manifests),
     ("lifecycle::an_interface_no_longer_given_is_detached_at_tcx", |sandbox| {
         an_interface_no_longer_given_is_detached(sandbox, "tcx")
@@ -237,6 +238,30 @@ fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
     fs::rename(&away, directory)?;
     agent.wait_for_line("ready", SOON)?;
     world::go_on(&load, 10)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+/// The file system with the manifests is not mounted yet, or somebody fills the directory: what is missing is looked for again.
+fn a_restart_with_an_empty_directory(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let load = world.load()?;
+    world::go_on(&load, 10)?;
+    ensure!(agent.terminate(STOP)?.success());
+    let directory = world.manifests.directory();
+    let away = world.directory.path().join("away");
+    fs::rename(directory, &away)?;
+    fs::create_dir(directory)?;
+
+    let agent = world.run()?;
+    agent.wait_for_log("what is missing", |line| line.contains("missing"), SOON)?;
+    world::go_on(&load, 20)?;
+    for entry in fs::read_dir(&away)? {
+        let entry = entry?;
+        fs::rename(entry.path(), directory.join(entry.file_name()))?;
+    }
+    // Longer than until the second look.
+    world::go_on(&load, 1000)?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
 }

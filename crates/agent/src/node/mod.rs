@@ -29,7 +29,7 @@ use evenkeel_plan::{
     world::{Gaps, Kind, Node, ObjectName},
 };
 use evenkeel_process::{admin, http};
-use evenkeel_sources::{Diagnostic, Update, state};
+use evenkeel_sources::{Diagnostic, Update, catalog::MASS_REMOVAL_DELAY, state};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{self, MissedTickBehavior},
@@ -188,6 +188,7 @@ pub async fn run(
                 }
             },
             () = sleep_until(next_announcement) => node.announce(),
+            () = sleep_until(node.second_look) => node.look_again(),
             _ = interfaces.tick() => {
                 node.look_at_interfaces();
                 node.look_at_addresses();
@@ -332,6 +333,9 @@ struct NodeAgent {
     /// Whether nothing has been missing for want of being readable since the start ([`Self::misses_nothing`]). Until then an
     /// object that is missing may be one that could not be read, and what an earlier process carried for it stays.
     complete: bool,
+    /// When what is missing from a directory at the start is looked for again, if it has not been.
+    second_look: Option<Instant>,
+    looked_twice: bool,
     /// Problems of the manifests and of the Plan.
     problems: Vec<String>,
     /// What the last attempt to carry the Plan out met with.
@@ -400,6 +404,8 @@ impl NodeAgent {
             plan: None,
             zone: None,
             complete: false,
+            second_look: None,
+            looked_twice: false,
             problems: Vec::new(),
             obstacles: Vec::new(),
             unprepared: Vec::new(),
@@ -464,8 +470,13 @@ impl NodeAgent {
         let was = (self.complete, self.zone.take());
         // Which addresses are answered for hangs on who owns them as well.
         let owners_changed = self.cluster.as_ref().is_some_and(Cluster::is_news);
-        self.complete |= update.readable && self.misses_nothing(update);
+        if !self.complete && update.readable {
+            self.complete = self.misses_nothing(update);
+        }
         let mut world = (*update.world).clone();
+        if self.second_look.is_some() {
+            world.gaps = Gaps::ALL;
+        }
         if self.complete {
             // Addresses of a pool that an API has and that cannot be read are its controller's business.
             world.gaps = Gaps { services: false, pools: self.cluster.is_some() && world.gaps.pools };
@@ -503,10 +514,10 @@ impl NodeAgent {
     }
 
     /// Whether nothing can be missing from the World that an earlier process carries something for.
-    fn misses_nothing(&self, update: &Update) -> bool {
+    fn misses_nothing(&mut self, update: &Update) -> bool {
         let mut errors = update.diagnostics.iter().filter(|found| found.is_error());
         if self.cluster.is_none() {
-            return errors.next().is_none();
+            return errors.next().is_none() && self.is_all_there_is(update);
         }
         // An API says of each object by itself what it is called, so the others are known to be all there are.
         let is_held = |found: &Diagnostic| match found.name.split_once('/') {
@@ -517,6 +528,29 @@ impl NodeAgent {
             None => true,
         };
         !update.world.gaps.services || !errors.any(|found| found.kind == Kind::Service.as_str() && is_held(found))
+    }
+
+    /// Whether a directory has all that an earlier process had addresses for, or is known to have it no more: it may be looked at
+    /// for the first time while somebody fills it, or before its file system is there.
+    fn is_all_there_is(&mut self, update: &Update) -> bool {
+        let is_absent = |name: &ObjectName| !update.world.services.contains_key(name);
+        if self.looked_twice || !self.saved.allocations.keys().any(is_absent) {
+            self.second_look = None;
+            return true;
+        }
+        if self.second_look.is_none() {
+            tracing::warn!("services that had addresses are missing: they keep them until a second look");
+            self.second_look = Some(Instant::now() + MASS_REMOVAL_DELAY);
+        }
+        false
+    }
+
+    /// Takes what is missing now for gone.
+    fn look_again(&mut self) {
+        (self.second_look, self.looked_twice) = (None, true);
+        if let Some(update) = self.last.clone() {
+            self.update(&update, Vec::new());
+        }
     }
 
     /// Logs the problems that are new.

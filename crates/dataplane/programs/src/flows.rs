@@ -3,7 +3,8 @@
 use core::arch::asm;
 
 use evenkeel_maps::{
-    Flow, FlowBucket, Outcome, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place, ticks,
+    Flow, FlowBucket, Outcome, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place,
+    ticks,
 };
 
 use crate::{

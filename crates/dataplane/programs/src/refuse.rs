@@ -26,11 +26,7 @@ pub fn refuse<F: Frame>(frame: &F, packet: &Packet, settings: &Settings, now: u3
         return Outcome::DropNoFrontend;
     }
     if packet.transport == Transport::Tcp {
-        return if reset(frame, packet) && send_back(frame) {
-            Outcome::RefusedReset
-        } else {
-            Outcome::DropNoFrontend
-        };
+        return if reset(frame, packet) && send_back(frame) { Outcome::RefusedReset } else { Outcome::DropNoFrontend };
     }
     if unreachable(frame, packet) { Outcome::RefusedUnreachable } else { Outcome::DropNoFrontend }
 }
