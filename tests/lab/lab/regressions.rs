@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io, iter,
+    fs, io, iter,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     ops::RangeInclusive,
     sync::{
@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Sandbox,
+    deployment::SERVICE_FILE,
     topology::{CLIENT, GATEWAY, NODE, POD_BRIDGE, Standard, UPLINK},
 };
 use evenkeel_loader::{BackendSpec, DataPath, FrontendSpec, HookChoice, Interface, Options, Others, Program, State};
@@ -437,7 +438,10 @@ fn flows_keep_their_source(sandbox: &Sandbox) -> anyhow::Result<()> {
 
 /// The agent starts before the node has an address that could stand for a client's.
 fn an_agent_follows_the_addresses_of_its_node(sandbox: &Sandbox) -> anyhow::Result<()> {
-    let world = World::build(sandbox, &Setup { masquerade: true, ..Setup::default() })?;
+    let world = World::build(sandbox, &Setup::default())?;
+    let service = fs::read_to_string(world.manifests.directory().join(SERVICE_FILE))?;
+    let rewritten = "  annotations:\n    evenkeel.io/source-address: rewrite\n";
+    world.manifests.write(SERVICE_FILE, &service.replacen("  annotations:\n", rewritten, 1))?;
     let of_ipv4 = [(UPLINK, NODE), (POD_BRIDGE, GATEWAY)];
     for (interface, address) in of_ipv4 {
         world.lab.node.ip(["address", "del", &format!("{address}/24"), "dev", interface])?;

@@ -126,7 +126,7 @@ mod tests {
         let mut planner = Planner::new(Memory::default());
         planner.update(&world);
         let refused = planner.plan().services[&name("a")].clone();
-        assert_eq!(refused.addresses, []);
+        assert!(refused.addresses.is_empty());
         assert_eq!(refused.error.as_ref().unwrap().reason, "node_addresses_not_permitted");
         let served = &planner.plan().services[&name("b")];
         assert_eq!((&served.addresses, &served.error), (&at(&["192.0.2.1"]), &None));
