@@ -691,7 +691,7 @@ mod tests {
 
     #[test]
     fn a_service_of_an_api_keeps_its_last_good_wishes_and_moves_on_otherwise() {
-        let mut catalog = Catalog::of_api("lb");
+        let mut catalog = Catalog::of_api("lb", NodeAddressUse::of(&[]));
         let mut settled = |annotations: serde_json::Value, kind: &str| {
             let object = serde_json::json!({
                 "metadata": {"name": "s", "namespace": "shop", "annotations": annotations},
