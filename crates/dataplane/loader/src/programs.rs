@@ -4,7 +4,7 @@
 //! for some milliseconds now and then. So what was loaded is pinned under the digest of its object, and a process with the
 //! same object, which comes after a restart or a crash, goes on with it.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use aya::{
     Ebpf,
@@ -19,6 +19,8 @@ use crate::{
     pins::{self, Pins},
 };
 
+/// How often a program is loaded at most, as by libbpf.
+const LOAD_ATTEMPTS: u32 = 5;
 /// Of the embedded object.
 const DIGEST: &str = env!("EVENKEEL_BPF_DIGEST");
 /// Those at a tc hook, and the clock.
@@ -50,6 +52,17 @@ impl Maps {
     }
 }
 
+/// Loads a program, again if the verifier was interrupted: it gives up when a signal waits for the thread, with `EAGAIN`.
+fn persevere(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    load()
+}
+
 /// Makes the programs that are needed ready to be attached.
 pub(crate) fn load(object: &mut Ebpf, hooks: &HookChoice, pins: &Pins, maps: Maps) -> Result<(), Error> {
     let mut ready = Vec::new();
@@ -61,7 +74,7 @@ pub(crate) fn load(object: &mut Ebpf, hooks: &HookChoice, pins: &Pins, maps: Map
         {
             *program = present;
         } else {
-            program.load().map_err(|error| program_error(format!("load the program {name}"), error))?;
+            persevere(|| program.load()).map_err(|error| program_error(format!("load the program {name}"), error))?;
         }
         ready.push(name);
     }
@@ -180,7 +193,8 @@ fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
 pub(crate) fn loaded_xdp(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
     let program = xdp(object)?;
     if program.fd().is_err() {
-        program.load().map_err(|error| program_error(format!("load the program {}", program::XDP), error))?;
+        persevere(|| program.load())
+            .map_err(|error| program_error(format!("load the program {}", program::XDP), error))?;
     }
     Ok(program)
 }
