@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
-    Sandbox,
+    Load, Sandbox,
     deployment::SERVICE_FILE,
     find_program,
     manifests::Condition,
@@ -197,7 +197,6 @@ fn an_interface_no_longer_given_is_detached(sandbox: &Sandbox, hook: &'static st
     world.ensure_no_drops()
 }
 
-/// The manifests are elsewhere for a while, such as on a file system that is not mounted yet.
 /// In a container `/proc/sys` is read-only, and a node that has IPv4 alone does not forward IPv6.
 fn read_only_settings(sandbox: &Sandbox) -> anyhow::Result<()> {
     const SCRIPT: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
@@ -216,7 +215,8 @@ fn read_only_settings(sandbox: &Sandbox) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
+/// An agent that has ended under load, and where its manifests are meanwhile, such as on a file system that is not mounted yet.
+fn ended_without_manifests(sandbox: &Sandbox) -> anyhow::Result<(World, Load, PathBuf)> {
     let (world, agent) = World::start(sandbox, &Setup::default())?;
     let load = world.load()?;
     world::go_on(&load, 10)?;
@@ -224,6 +224,13 @@ fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
     let directory = world.manifests.directory();
     let away = world.directory.path().join("away");
     fs::rename(directory, &away)?;
+    Ok((world, load, away))
+}
+
+/// The directory is not there.
+fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, load, away) = ended_without_manifests(sandbox)?;
+    let directory = world.manifests.directory();
 
     let agent = world.lab.node.spawn(world.balancer.command())?;
     world::eventually("the missing directory is told of", || {
@@ -242,20 +249,15 @@ fn a_restart_without_manifests(sandbox: &Sandbox) -> anyhow::Result<()> {
     world.ensure_no_drops()
 }
 
-/// The file system with the manifests is not mounted yet, or somebody fills the directory: what is missing is looked for again.
+/// The directory is there and empty, or somebody fills it: what is missing is looked for again.
 fn a_restart_with_an_empty_directory(sandbox: &Sandbox) -> anyhow::Result<()> {
-    let (world, agent) = World::start(sandbox, &Setup::default())?;
-    let load = world.load()?;
-    world::go_on(&load, 10)?;
-    ensure!(agent.terminate(STOP)?.success());
+    let (world, load, away) = ended_without_manifests(sandbox)?;
     let directory = world.manifests.directory();
-    let away = world.directory.path().join("away");
-    fs::rename(directory, &away)?;
     fs::create_dir(directory)?;
 
     let agent = world.run()?;
     agent.wait_for_log("what is missing", |line| line.contains("missing"), SOON)?;
-    world::go_on(&load, 20)?;
+    // At once: the second look does not wait for a slow machine.
     for entry in fs::read_dir(&away)? {
         let entry = entry?;
         fs::rename(entry.path(), directory.join(entry.file_name()))?;
