@@ -74,6 +74,8 @@ pub struct Deployment {
     service: Service,
     manifests: Manifests,
     server: Box<dyn Fn(&Backend) -> Command + Send>,
+    /// The node that the endpoints are said to be on.
+    node: String,
     replicas: Vec<Replica>,
 }
 
@@ -96,7 +98,8 @@ impl Deployment {
         server: impl Fn(&Backend) -> Command + Send + 'static,
         count: usize,
     ) -> Result<Self, Error> {
-        let mut deployment = Self { service, manifests, server: Box::new(server), replicas: Vec::new() };
+        let node = NODE_NAME.to_owned();
+        let mut deployment = Self { service, manifests, server: Box::new(server), node, replicas: Vec::new() };
         for _ in 0..count {
             deployment.start_server(lab)?;
         }
@@ -140,6 +143,15 @@ impl Deployment {
     pub fn set_condition(&mut self, name: &str, condition: Condition) -> Result<(), Error> {
         let index = self.index(name)?;
         self.replicas[index].condition = Some(condition);
+        self.publish()
+    }
+
+    /// Says that the servers are on this node instead of the lab's own, where they stay: so a node takes them for another's.
+    ///
+    /// # Errors
+    /// What writing the manifest met with.
+    pub fn place_on(&mut self, node: &str) -> Result<(), Error> {
+        node.clone_into(&mut self.node);
         self.publish()
     }
 
@@ -218,7 +230,7 @@ impl Deployment {
                 Some(Endpoint {
                     name: replica.backend.name.clone(),
                     addresses: replica.backend.addresses().into(),
-                    node: NODE_NAME.to_owned(),
+                    node: self.node.clone(),
                     condition: replica.condition?,
                 })
             })

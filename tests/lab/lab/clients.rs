@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use evenkeel_lab::{
     Child, Namespace, Sandbox, find_program,
     manifests::{Condition, Endpoint, Port, Protocol, Service},
-    topology::{Backend, NODE, NODE_NAME, NODE6, POD_BRIDGE, PODS, PODS6, UPLINK, Uplink, Wiring},
+    topology::{Backend, GATEWAY, GATEWAY6, NODE, NODE_NAME, NODE6, POD_BRIDGE, PODS, PODS6, UPLINK, Uplink, Wiring},
 };
 use serde_json::Value;
 
@@ -50,6 +50,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("clients::are_served_with_stack_over_a_macvlan", |sandbox| served_over(sandbox, "stack", Uplink::Macvlan)),
     ("clients::find_the_path_mtu_with_direct", |sandbox| path_mtu(sandbox, "direct")),
     ("clients::find_the_path_mtu_with_stack", |sandbox| path_mtu(sandbox, "stack")),
+    ("clients::are_told_of_the_mtu_behind_the_node_with_direct", |sandbox| mtu_behind_the_node(sandbox, "direct")),
+    ("clients::are_told_of_the_mtu_behind_the_node_with_stack", |sandbox| mtu_behind_the_node(sandbox, "stack")),
 ];
 
 /// The service whose only endpoint has further servers, in both families.
@@ -112,7 +114,7 @@ impl Scene {
         let endpoint = Endpoint {
             name: backend.name.clone(),
             addresses: backend.addresses().into(),
-            node: if setup.masquerade { "elsewhere" } else { NODE_NAME }.to_owned(),
+            node: if setup.masquerade { world::ELSEWHERE } else { NODE_NAME }.to_owned(),
             condition: Condition::Ready,
         };
         world.manifests.write("tools.yaml", &tools.manifest())?;
@@ -394,6 +396,43 @@ fn path_mtu(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
     let (scene, _agent) =
         Scene::with_balancer(sandbox, &Setup { backends: 1, forwarding, wiring, ..Setup::default() })?;
     scene.check_path_mtu()
+}
+
+/// Clients send jumbo frames, several as one where they can, and the pods' network does not carry them.
+fn mtu_behind_the_node(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
+    const JUMBO: &str = "9000";
+    let setup = Setup { backends: 1, forwarding, ..Setup::default() };
+    let (scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
+    let (lab, backend) = (&scene.world.lab, scene.backend()?);
+    let wide = [
+        (&lab.client, "eth0"),
+        (&lab.switch, "client"),
+        (&lab.switch, "node"),
+        (&lab.switch, "br0"),
+        (&lab.node, UPLINK),
+        (&backend.namespace, "eth0"),
+    ];
+    for (namespace, interface) in wide {
+        namespace.ip(["link", "set", interface, "mtu", JUMBO])?;
+    }
+    // A backend that promises to take what does not reach it, and itself sends what does.
+    for (family, gateway) in [("-4", IpAddr::V4(GATEWAY)), ("-6", IpAddr::V6(GATEWAY6))] {
+        let gateway = gateway.to_string();
+        let route =
+            [family, "route", "replace", "default", "via", &gateway, "dev", "eth0", "mtu", "1500", "advmss", "8900"];
+        backend.namespace.ip(route)?;
+    }
+    for target in scene.targets {
+        let address = target.to_string();
+        let route = scene.client().ip(["route", "get", &address])?;
+        ensure!(!route.contains("mtu"), "the client's route to {target} before anything was sent: {route}");
+        let iperf = [family(target), "-c", &address, "--connect-timeout", "10000", "-n", "32M"];
+        let ended = run(scene.client(), "iperf3", "iperf3", &iperf)?;
+        ensure!(ended.status.success(), "iperf3 {target}: {}", said(&ended));
+        let route = scene.client().ip(["route", "get", &address])?;
+        ensure!(route.contains("mtu 1500"), "the client's route to {target}: {route}");
+    }
+    Ok(())
 }
 
 /// Whether the kernel lacks what the lab is made of.

@@ -3,14 +3,15 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    process::Command,
     time::Instant,
 };
 
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
-    Sandbox,
+    Sandbox, find_program,
     manifests::Condition,
-    topology::{POD_BRIDGE, UPLINK},
+    topology::{CLIENT, CLIENT6, POD_BRIDGE, UPLINK},
 };
 use serde_json::Value;
 
@@ -65,6 +66,12 @@ fn are_told(sandbox: &Sandbox, setup: &Setup) -> anyhow::Result<()> {
     let (mut world, _agent) = World::start(sandbox, setup)?;
     let (sessions, gone) = connect_to_first(&mut world)?;
     let backend = world.deployment.backends().find(|backend| backend.name == gone).context("the first")?;
+    if setup.masquerade {
+        let mut command = Command::new(find_program("ss", "iproute2")?);
+        command.args(["-Htn", "state", "established"]);
+        let peers = world::finish(&backend.namespace, command)?.stdout;
+        ensure!(!peers.contains(&CLIENT.to_string()) && !peers.contains(&CLIENT6.to_string()), "clients seen: {peers}");
+    }
     backend.namespace.link_down("eth0")?;
     let removed = Instant::now();
     world.deployment.withdraw(&gone)?;

@@ -43,6 +43,8 @@ pub(crate) const VIP6: Ipv6Addr = VIP_POOL6.0;
 pub(crate) const TCP: Port = Port { name: "tcp", protocol: Protocol::Tcp, port: 9000, target_port: 9000 };
 pub(crate) const HTTP: Port = Port { name: "http", protocol: Protocol::Tcp, port: 80, target_port: 8080 };
 pub(crate) const UDP: Port = Port { name: "udp", protocol: Protocol::Udp, port: 5300, target_port: 5300 };
+/// A node that is not in the lab.
+pub(crate) const ELSEWHERE: &str = "elsewhere";
 pub(crate) const POOL_FILE: &str = "pool.yaml";
 
 /// How the load balancer is run.
@@ -52,7 +54,7 @@ pub(crate) struct Setup {
     pub(crate) interfaces: &'static [&'static str],
     pub(crate) backends: usize,
     pub(crate) wiring: Wiring,
-    /// Clients' addresses are replaced towards backends on other nodes.
+    /// Clients' addresses are replaced towards backends on other nodes, and the backends are said to be on one.
     pub(crate) masquerade: bool,
 }
 
@@ -98,7 +100,7 @@ impl World {
         let mut dual_stack = service("shop", VIP);
         // First, so that what tests cut off the end of a file is IPv4's.
         dual_stack.addresses.insert(0, VIP6.into());
-        let deployment = Deployment::start(
+        let mut deployment = Deployment::start(
             &mut lab,
             manifests.clone(),
             dual_stack,
@@ -120,6 +122,7 @@ impl World {
             ["--hook", setup.hook, "--forwarding", setup.forwarding, "--flows", FLOWS].map(str::to_owned).into();
         if setup.masquerade {
             balancer.arguments.push("--masquerade".to_owned());
+            deployment.place_on(ELSEWHERE)?;
         }
         // An unanswered ARP request or solicitation is given up after three tries.
         for family in ["ipv4", "ipv6"] {
