@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{
     case::Case,
     director::{Evidence, Kill, Segment, SegmentKind},
+    latency::{Half, Latency, Pauses, median, ms},
     load::LaneOf,
 };
 
@@ -22,6 +23,8 @@ use crate::{
 const GAP_ALLOWANCE: Duration = Duration::from_millis(20);
 /// How many times the control's p99.9 may be.
 const LATENCY_FACTOR: f64 = 2.0;
+/// Of how many requests one may be unmeasured, or the prober is not fit to judge.
+const UNMEASURED: u64 = 20;
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,6 +63,10 @@ pub struct Row {
     pub control_p999_ms: f64,
     /// What these are the medians of.
     pub rounds: Vec<Round>,
+    /// Successes during faults whose latency is unknown, because the prober itself stood still while they were due or under way.
+    pub unmeasured: u64,
+    /// The same without a fault.
+    pub control_unmeasured: u64,
     /// The longest time during faults in which no request of a kind succeeded, in milliseconds.
     pub max_gap_ms: f64,
     /// The same without a fault.
@@ -109,6 +116,8 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
             .zip(&controls)
             .map(|(&p999_ms, &control_p999_ms)| Round { p999_ms, control_p999_ms })
             .collect(),
+        unmeasured: tally.fault.unmeasured,
+        control_unmeasured: tally.control.unmeasured,
         max_gap_ms: ms(tally.fault.gap),
         control_gap_ms: ms(tally.control.gap),
         verdict: Verdict::Pass,
@@ -121,7 +130,10 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
     if !row.reasons.is_empty() {
         row.verdict = Verdict::Fail;
     }
-    let invalid: BTreeSet<String> = evidence.iter().flat_map(invalid).collect();
+    let mut invalid: BTreeSet<String> = evidence.iter().flat_map(invalid).collect();
+    if (row.unmeasured + row.control_unmeasured) * UNMEASURED > row.requests {
+        invalid.insert("the prober stood still too often".to_owned());
+    }
     if !invalid.is_empty() {
         row.verdict = Verdict::Invalid;
         row.reasons = invalid.into_iter().collect();
@@ -207,66 +219,8 @@ struct Tally {
     problems: Vec<String>,
 }
 
-/// What was counted with or without a fault.
-#[derive(Debug, Default)]
-struct Half {
-    /// By fault.
-    rounds: Vec<Vec<Latency>>,
-    gap: Duration,
-}
-
-/// How long a request took, and how far into its piece of time it was due. Ordered by the former.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Latency {
-    took: Duration,
-    into: Duration,
-}
-
-/// How many of the slowest requests, and of those that failed, are told of.
+/// How many of the requests that failed are told of.
 const TOLD: usize = 12;
-
-impl Half {
-    fn add(&mut self, round: usize, latency: Latency) {
-        if self.rounds.len() <= round {
-            self.rounds.resize_with(round + 1, Vec::new);
-        }
-        self.rounds[round].push(latency);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rounds.iter().all(Vec::is_empty)
-    }
-
-    /// p99.9 of each round, in milliseconds.
-    fn p999(&mut self) -> Vec<f64> {
-        let of = |latencies: &mut Vec<Latency>| {
-            latencies.sort_unstable();
-            let index = (latencies.len() * 999).div_ceil(1000).saturating_sub(1);
-            ms(latencies.get(index).map(|latency| latency.took).unwrap_or_default())
-        };
-        self.rounds.iter_mut().map(of).collect()
-    }
-
-    /// The slowest requests, for whoever wants to know what they waited for.
-    fn slowest(&self) -> String {
-        let mut all: Vec<Latency> = self.rounds.iter().flatten().copied().collect();
-        all.sort_unstable();
-        let slowest: Vec<String> = all
-            .iter()
-            .rev()
-            .take(TOLD)
-            .map(|Latency { took, into }| format!("{:.1} at {:.2} s", ms(*took), into.as_secs_f64()))
-            .collect();
-        format!("; the slowest, in ms, and how far into a fault: {}", slowest.join(", "))
-    }
-}
-
-/// Of an even number, the upper one of the two in the middle.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
 
 impl Tally {
     fn add(&mut self, case: &Case, evidence: &Evidence) {
@@ -281,6 +235,7 @@ impl Tally {
         let named = servers_of_long(&recorded.lanes, &recorded.results);
         let earlier = self.fault.rounds.len();
         let rounds = rounds(segments);
+        let pauses = Pauses::of(&recorded.results);
         for result in &recorded.results {
             let Some((index, segment)) = segment_at(segments, result.intended) else { continue };
             if segment.kind == SegmentKind::Unjudged {
@@ -292,6 +247,10 @@ impl Tally {
             let half = if segment.kind == SegmentKind::Fault { &mut self.fault } else { &mut self.control };
             let into = result.intended.saturating_sub(segment.start);
             let Some(cause) = result.cause else {
+                if pauses.touch(result) {
+                    half.unmeasured += 1;
+                    continue;
+                }
                 let took = result.end.saturating_sub(result.intended);
                 half.add(earlier + rounds[index], Latency { took, into });
                 continue;
@@ -431,10 +390,6 @@ fn longest_gap(lanes: &[LaneOf], results: &[RequestResult], segment: Segment) ->
     longest
 }
 
-fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e5).round() / 1e2
-}
-
 impl Row {
     /// The heading of a table of rows.
     #[must_use]
@@ -567,24 +522,6 @@ mod tests {
             [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
         );
         assert_eq!(of(&[Unjudged, Control]), [0, 0]);
-    }
-
-    #[test]
-    fn one_pause_of_the_machine_decides_nothing_and_one_at_every_fault_does() {
-        let of = |slow: &[u64]| {
-            let mut half = Half::default();
-            for (round, slow) in slow.iter().enumerate() {
-                for number in 0..2000 {
-                    let took = Duration::from_millis(if number < 3 { *slow } else { 1 });
-                    half.add(round, Latency { took, into: Duration::ZERO });
-                }
-            }
-            median(&half.p999())
-        };
-        assert_eq!(of(&[1, 20, 1, 20, 1]).to_bits(), 1.0_f64.to_bits());
-        assert_eq!(of(&[20, 20, 1, 20, 20]).to_bits(), 20.0_f64.to_bits());
-        assert_eq!(of(&[1, 20]).to_bits(), 20.0_f64.to_bits());
-        assert_eq!(of(&[]).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod case;
 mod director;
 mod faults;
 mod judge;
+mod latency;
 mod load;
 mod outcomes;
 mod processors;
