@@ -73,6 +73,8 @@ const TXT_STRINGS: usize = 12;
 const BULK: u64 = 16 << 20;
 /// The narrow wire's MTU.
 const NARROW: u16 = 1400;
+/// The MTU of a wire for jumbo frames.
+const JUMBO: &str = "9000";
 /// Gives a program's own limits a chance to tell first what it waited for.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -275,6 +277,23 @@ impl Scene {
         Ok(())
     }
 
+    /// Jumbo frames at client and backend, and on the way from the client to the node.
+    fn widen_ends(&self) -> anyhow::Result<()> {
+        let (lab, backend) = (&self.world.lab, self.backend()?);
+        let interfaces = [
+            (&lab.client, "eth0"),
+            (&lab.switch, "client"),
+            (&lab.switch, "node"),
+            (&lab.switch, "br0"),
+            (&lab.node, UPLINK),
+            (&backend.namespace, "eth0"),
+        ];
+        for (namespace, interface) in interfaces {
+            namespace.ip(["link", "set", interface, "mtu", JUMBO])?;
+        }
+        Ok(())
+    }
+
     /// The client's address of the target's family.
     fn address_of_client(&self, target: IpAddr) -> anyhow::Result<IpAddr> {
         let text = self.client().ip(["-j", "route", "get", &target.to_string()])?;
@@ -331,19 +350,10 @@ fn served_jumbo_at_xdp(sandbox: &Sandbox) -> anyhow::Result<()> {
     let (scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
     let _switch = xdp_pass::attach(&scene.world.lab.switch, "node")?;
     scene.world.lab.offload("tx", false)?;
-    let (lab, backend) = (&scene.world.lab, scene.backend()?);
-    let interfaces = [
-        (&lab.client, "eth0"),
-        (&lab.switch, "client"),
-        (&lab.switch, "node"),
-        (&lab.switch, "br0"),
-        (&lab.node, UPLINK),
-        (&lab.node, &backend.port),
-        (&lab.node, POD_BRIDGE),
-        (&backend.namespace, "eth0"),
-    ];
-    for (namespace, interface) in interfaces {
-        namespace.ip(["link", "set", interface, "mtu", "9000"])?;
+    scene.widen_ends()?;
+    let node = &scene.world.lab.node;
+    for interface in [&*scene.backend()?.port, POD_BRIDGE] {
+        node.ip(["link", "set", interface, "mtu", JUMBO])?;
     }
     for target in scene.targets {
         let target = target.to_string();
@@ -400,27 +410,15 @@ fn path_mtu(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
 
 /// Clients send jumbo frames, several as one where they can, and the pods' network does not carry them.
 fn mtu_behind_the_node(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::Result<()> {
-    const JUMBO: &str = "9000";
     let setup = Setup { backends: 1, forwarding, ..Setup::default() };
     let (scene, _agent) = Scene::with_balancer(sandbox, &setup)?;
-    let (lab, backend) = (&scene.world.lab, scene.backend()?);
-    let wide = [
-        (&lab.client, "eth0"),
-        (&lab.switch, "client"),
-        (&lab.switch, "node"),
-        (&lab.switch, "br0"),
-        (&lab.node, UPLINK),
-        (&backend.namespace, "eth0"),
-    ];
-    for (namespace, interface) in wide {
-        namespace.ip(["link", "set", interface, "mtu", JUMBO])?;
-    }
+    scene.widen_ends()?;
     // A backend that promises to take what does not reach it, and itself sends what does.
     for (family, gateway) in [("-4", IpAddr::V4(GATEWAY)), ("-6", IpAddr::V6(GATEWAY6))] {
         let gateway = gateway.to_string();
         let route =
             [family, "route", "replace", "default", "via", &gateway, "dev", "eth0", "mtu", "1500", "advmss", "8900"];
-        backend.namespace.ip(route)?;
+        scene.backend()?.namespace.ip(route)?;
     }
     for target in scene.targets {
         let address = target.to_string();

@@ -25,6 +25,8 @@ const GAP_ALLOWANCE: Duration = Duration::from_millis(20);
 const LATENCY_FACTOR: f64 = 2.0;
 /// Of how many requests one may be unmeasured, or the prober is not fit to judge.
 const UNMEASURED: u64 = 20;
+/// How many of the requests that failed are told of.
+const TOLD: usize = 12;
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -218,9 +220,6 @@ struct Tally {
     failures: Vec<String>,
     problems: Vec<String>,
 }
-
-/// How many of the requests that failed are told of.
-const TOLD: usize = 12;
 
 impl Tally {
     fn add(&mut self, case: &Case, evidence: &Evidence) {
@@ -442,6 +441,7 @@ impl fmt::Display for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latency::tests::request;
 
     const KILL: Duration = Duration::from_millis(1000);
 
@@ -450,23 +450,8 @@ mod tests {
     }
 
     fn result(phase: Phase, server: Option<&str>, sent: u64, end: u64) -> RequestResult {
-        RequestResult {
-            lane: 0,
-            sequence: 0,
-            intended: Duration::from_millis(sent),
-            sent: Duration::from_millis(sent),
-            first_byte: None,
-            end: Duration::from_millis(end),
-            cause: Some(Cause::Reset),
-            phase,
-            error: None,
-            server: server.map(str::to_owned),
-            code: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            retransmits: None,
-            retried: false,
-        }
+        let (cause, server) = (Some(Cause::Reset), server.map(str::to_owned));
+        RequestResult { cause, phase, server, ..request(sent, sent, end) }
     }
 
     #[test]

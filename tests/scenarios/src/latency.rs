@@ -107,13 +107,13 @@ pub(crate) fn ms(time: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use evenkeel_probe::measure::Phase;
 
     use super::*;
 
-    /// Due, started and ended at these milliseconds.
-    fn request(intended: u64, sent: u64, end: u64) -> RequestResult {
+    /// A success that was due, started and ended at these milliseconds.
+    pub(crate) fn request(intended: u64, sent: u64, end: u64) -> RequestResult {
         RequestResult {
             lane: 0,
             sequence: 0,
