@@ -6,7 +6,7 @@
 //! The neighbours exist as entries of the kernel's tables only: a test run sends nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -62,6 +62,8 @@ const NODE: &str = "conformance";
 const FLOWS: u32 = 2048;
 /// Slots of a Maglev table.
 const TABLE: usize = 251;
+/// Slots of the first backend in the table of a service that is `heavy`.
+const HEAVY: usize = 1023;
 
 /// The names that fixtures know.
 ///
@@ -443,7 +445,8 @@ impl Node {
     }
 }
 
-/// An option of a service: `affinity`, `closed`, `per-packet`, `rewrite-source`, `elsewhere`, `ranges NETWORK…`, `flows N`, `rate N burst N`.
+/// An option of a service: `affinity`, `closed`, `per-packet`, `rewrite-source`, `elsewhere`, `heavy` (the first backend has nearly
+/// all of the weight), `ranges NETWORK…`, `flows N`, `rate N burst N`.
 fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = option.split_whitespace().collect();
     let number = |word: &str| word.parse::<NonZeroU32>().with_context(|| format!("`{word}` in `{option}`"));
@@ -453,6 +456,12 @@ fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
         ["per-packet"] => spec.per_packet = true,
         ["rewrite-source"] => spec.rewrite_source = true,
         ["elsewhere"] => spec.backends.iter_mut().for_each(|backend| backend.elsewhere = true),
+        ["heavy"] => {
+            let members: BTreeSet<u32> = spec.table.drain(..).collect();
+            let mut members = members.into_iter();
+            spec.table.extend(members.next().iter().flat_map(|first| [*first; HEAVY]));
+            spec.table.extend(members);
+        }
         ["ranges", ref networks @ ..] => {
             for network in networks {
                 spec.source_ranges.push(network.parse().with_context(|| format!("`{network}` in `{option}`"))?);

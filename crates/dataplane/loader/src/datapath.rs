@@ -41,7 +41,7 @@ use crate::{
     slots::{self, Slots},
     sources,
     spec::FrontendSpec,
-    tables::{Rows, Tables},
+    tables::{Rows, Tables, uneven_members},
     traffic::{Groups, TrafficRows},
     watched::Watched,
 };
@@ -304,7 +304,7 @@ impl DataPath {
             present_vips,
             interfaces,
             source_ranges: take(&mut object, map::SOURCE_RANGES)?,
-            limits: LimitRows::new(shared(&mut object, map::LIMITS, None)?),
+            limits: LimitRows::new(shared(&mut object, map::LIMITS, None)?, carried.values().filter_map(limit_row)),
             source_addresses,
             sources,
             clock,
@@ -594,11 +594,14 @@ impl DataPath {
     /// switch new flows are those of the old entry, and meet all that it needs.
     fn set_frontend(&mut self, spec: &FrontendSpec, now: Instant) -> Result<(), Error> {
         let slots = self.put_backends(spec)?;
-        let table: Vec<u32> = spec
+        let mut table: Vec<u32> = spec
             .table
             .iter()
             .map(|index| slots.get(*index as usize).copied().ok_or(Error::BadTable(spec.key)))
             .collect::<Result<_, _>>()?;
+        let table_size = u32::try_from(table.len()).map_err(|_| Error::NoTableSpace { slots: u32::MAX as usize })?;
+        let members = uneven_members(&table);
+        table.extend_from_slice(&members);
         let former = self.carried.get(&spec.key).copied();
         let old = former.as_ref().map(rows);
         let number = match former {
@@ -625,11 +628,12 @@ impl DataPath {
         ] {
             flags |= if is_set { bit } else { 0 };
         }
-        let table_size = u32::try_from(table.len()).map_err(|_| Error::NoTableSpace { slots: u32::MAX as usize })?;
         let limit = match &spec.limits {
-            Some(limits) => self.limits.put(limits, former.map(|former| former.limit)),
+            Some(limits) => self.limits.put(limits, former.as_ref().and_then(limit_row)),
             None => 0,
         };
+        let members = u32::try_from(members.len()).unwrap_or(0);
+        let flags = Frontend::with_members(flags, members);
         let frontend = Frontend { table_row: place.first, table_size, flags, number, limit };
         let mut stale = self.stale_ranges(number, spec);
         if former.is_none() {
@@ -696,28 +700,23 @@ impl DataPath {
 
     /// The source ranges that are in the map for a frontend, and are not to be any more.
     fn stale_ranges(&self, number: u32, spec: &FrontendSpec) -> Vec<Key<SourceRange>> {
-        if let Some(applied) = self.applied.get(&spec.key) {
-            let gone = applied.source_ranges.iter().filter(|range| !spec.source_ranges.contains(range));
-            return gone.map(|range| range_key(number, *range)).collect();
-        }
-        // An earlier process's, or those of a frontend that had the number before.
-        let wanted: HashSet<(u32, [u8; 16])> = spec
-            .source_ranges
-            .iter()
-            .map(|range| range_key(number, *range))
-            .map(|key| (key.prefix_len(), key.data().address))
-            .collect();
-        self.source_ranges
-            .keys()
-            .flatten()
-            .filter(|key| key.data().frontend == number && !wanted.contains(&(key.prefix_len(), key.data().address)))
-            .collect()
+        // By their keys: one range can be written in several ways.
+        let keys = |ranges: &[IpNet]| ranges.iter().map(|range| range_key(number, *range)).collect::<Vec<_>>();
+        let name = |key: &Key<SourceRange>| (key.prefix_len(), key.data().address);
+        let wanted: HashSet<(u32, [u8; 16])> = keys(&spec.source_ranges).iter().map(name).collect();
+        let present = match self.applied.get(&spec.key) {
+            Some(applied) => keys(&applied.source_ranges),
+            // An earlier process's, or those of a frontend that had the number before.
+            None => self.source_ranges.keys().flatten().filter(|key| key.data().frontend == number).collect(),
+        };
+        present.into_iter().filter(|key| !wanted.contains(&name(key))).collect()
     }
 
     /// Writes who may connect to a frontend.
     fn let_in(&mut self, number: u32, spec: &FrontendSpec) -> Result<(), Error> {
         for range in &spec.source_ranges {
-            self.source_ranges.insert(&range_key(number, *range), 1, 0).map_err(map_error(map::SOURCE_RANGES))?;
+            let value = if range.addr().is_ipv4() { SourceRange::ALL } else { SourceRange::IPV6 };
+            self.source_ranges.insert(&range_key(number, *range), value, 0).map_err(map_error(map::SOURCE_RANGES))?;
         }
         Ok(())
     }
@@ -740,6 +739,11 @@ impl DataPath {
     fn remove_frontend(&mut self, key: FrontendKey, now: Instant) -> Result<(), Error> {
         self.frontends.remove(&key).map_err(map_error(map::FRONTENDS))?;
         if let Some(old) = self.carried.remove(&key) {
+            if let Some(row) = limit_row(&old)
+                && !self.carried.values().any(|other| limit_row(other) == Some(row))
+            {
+                self.limits.abandon(row);
+            }
             self.tables.retire(rows(&old), now);
             self.watched.remove(&key.address);
             self.free_numbers.insert(old.number);
@@ -909,9 +913,8 @@ impl DataPath {
     fn count_flows(&mut self, present: &StdHashMap<u32, u32>) {
         let mut by_row: StdHashMap<u32, u32> = self.limits.rows().map(|row| (row, 0)).collect();
         for (slot, flows) in present {
-            let frontend = self.carried.get(&self.slots.get(*slot).frontend);
-            if let Some(frontend) = frontend.filter(|frontend| frontend.flags & Frontend::LIMITED != 0) {
-                *by_row.entry(frontend.limit).or_insert(0) += flows;
+            if let Some(row) = self.carried.get(&self.slots.get(*slot).frontend).and_then(limit_row) {
+                *by_row.entry(row).or_insert(0) += flows;
             }
         }
         for (row, flows) in by_row {
@@ -1030,6 +1033,19 @@ impl DataPath {
                 ((backend.frontend, slots::address(&backend)), BackendUse { flows, traffic })
             })
             .collect()
+    }
+
+    /// Those of some VIPs that established flows lead to.
+    #[must_use]
+    pub fn with_connections(&self, vips: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let vips: HashSet<Address> = vips.iter().copied().map(Address::from).collect();
+        let (now, mut found) = (self.clock.now(), BTreeSet::new());
+        self.flows.for_each(|flow| {
+            if vips.contains(&flow.vip) && flow.is_established() && !flow.is_over(now) {
+                found.insert(flow.vip.ip());
+            }
+        });
+        found
     }
 
     /// How full the flow table is.
@@ -1188,7 +1204,12 @@ fn watch(watched: &mut Watched<SharedArray<u64>>, backend: &Backend) {
 }
 
 fn rows(frontend: &Frontend) -> Rows {
-    Rows::of(frontend.table_row, frontend.table_size)
+    Rows::of(frontend.table_row, frontend.entries())
+}
+
+/// Its row in the limits map, if it is limited.
+fn limit_row(frontend: &Frontend) -> Option<u32> {
+    (frontend.flags & Frontend::LIMITED != 0).then_some(frontend.limit)
 }
 
 fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, Error> {

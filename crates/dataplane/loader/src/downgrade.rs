@@ -181,7 +181,7 @@ impl Former {
         let (Some(mut frontends), Some(mut table)) = (frontends, table) else { return Ok(Vec::new()) };
         let (mut next, mut left) = (0_u32, Vec::new());
         for (key, frontend) in present.frontends {
-            if !key.address.is_v4() || frontend.flags & !Frontend::SOURCE_AFFINITY != 0 {
+            if !key.address.is_v4() || frontend.options() & !Frontend::SOURCE_AFFINITY != 0 {
                 left.push(*key);
                 continue;
             }
@@ -192,7 +192,7 @@ impl Former {
             for row in 0..rows.count {
                 table.write((next + row) as usize, present.tables.row(rows.first + row));
             }
-            let value = v1::Frontend { table_row: next, table_size: frontend.table_size, flags: frontend.flags };
+            let value = v1::Frontend { table_row: next, table_size: frontend.table_size, flags: frontend.options() };
             frontends.insert(old_key(key), value, 0).map_err(map_error(map::FRONTENDS))?;
             next += rows.count;
         }

@@ -17,11 +17,14 @@ const MAX_BURST: u32 = 4_000_000;
 pub(crate) struct LimitRows<E> {
     array: E,
     by_name: HashMap<Arc<str>, u32>,
+    /// Rows of frontends that an earlier process carried and this one has not been told of.
+    adopted: HashSet<u32>,
 }
 
 impl<E: Elements<Limit>> LimitRows<E> {
-    pub(crate) fn new(array: E) -> Self {
-        Self { array, by_name: HashMap::new() }
+    /// `adopted`: the rows of limited frontends that are carried already.
+    pub(crate) fn new(array: E, adopted: impl IntoIterator<Item = u32>) -> Self {
+        Self { array, by_name: HashMap::new(), adopted: adopted.into_iter().collect() }
     }
 
     /// Writes limits into their row, and returns it: `former` if that was theirs in an earlier process, as far as this one
@@ -32,8 +35,10 @@ impl<E: Elements<Limit>> LimitRows<E> {
             None => {
                 let taken: HashSet<u32> = self.by_name.values().copied().collect();
                 let free = |row: &u32| !taken.contains(row);
+                let nobodys = |row: &u32| free(row) && !self.adopted.contains(row);
                 // There are as many rows as frontends.
-                let row = former.filter(free).or_else(|| (0..).find(free)).unwrap_or(0);
+                let row = former.filter(free).or_else(|| (0..).find(nobodys)).unwrap_or(0);
+                self.adopted.remove(&row);
                 self.by_name.insert(Arc::clone(&limits.shared_by), row);
                 row
             }
@@ -45,6 +50,13 @@ impl<E: Elements<Limit>> LimitRows<E> {
             self.array.write(row as usize, wanted);
         }
         row
+    }
+
+    /// Frees a row that an earlier process's frontend had and no other has.
+    pub(crate) fn abandon(&mut self, row: u32) {
+        if self.adopted.remove(&row) {
+            self.array.write(row as usize, Limit::default());
+        }
     }
 
     /// Frees the rows of all but these names.
@@ -86,7 +98,7 @@ mod tests {
 
     #[test]
     fn frontends_of_a_service_share_a_row_and_others_do_not() {
-        let mut rows = LimitRows::new(vec![Limit::default(); 4]);
+        let mut rows = LimitRows::new(vec![Limit::default(); 4], []);
         let web = rows.put(&limits("web", 10), None);
         assert_eq!(rows.put(&limits("web", 10), None), web);
         let dns = rows.put(&limits("dns", 20), Some(web));
@@ -99,12 +111,24 @@ mod tests {
 
     #[test]
     fn a_restart_keeps_what_was_counted() {
-        let mut before = LimitRows::new(vec![Limit::default(); 4]);
+        let mut before = LimitRows::new(vec![Limit::default(); 4], []);
         before.put(&limits("web", 10), None);
         let dns = before.put(&limits("dns", 20), None);
         before.set_present(dns, 7);
-        let mut after = LimitRows::new(before.array);
+        let mut after = LimitRows::new(before.array, [dns]);
         assert_eq!(after.put(&limits("dns", 20), Some(dns)), dns);
         assert_eq!(after.array[dns as usize].present, 7);
+    }
+
+    #[test]
+    fn a_row_that_an_earlier_process_left_is_not_given_away_until_its_frontend_is_gone() {
+        let mut rows = LimitRows::new(vec![Limit { flows: 10_000, ..Limit::default() }, Limit::default()], [0]);
+        assert_eq!(rows.put(&limits("new", 5), None), 1);
+        assert_eq!(rows.array[0].flows, 10_000);
+        rows.abandon(0);
+        assert_eq!(rows.array[0], Limit::default());
+        assert_eq!(rows.put(&limits("another", 5), None), 0);
+        rows.abandon(0);
+        assert_eq!(rows.array[0].flows, 5, "it is somebody's");
     }
 }

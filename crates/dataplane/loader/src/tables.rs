@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_maps::TABLE_ROW;
+use evenkeel_maps::{Frontend, TABLE_ROW};
 
 use crate::{Error, shared::Elements};
 
@@ -31,6 +31,18 @@ impl Rows {
     pub(crate) fn of(first: u32, slots: u32) -> Self {
         Self { first, count: slots.div_ceil(SLOTS_A_ROW) }
     }
+}
+
+/// The backends of a table, each once, if some have so much fewer slots than others that who looks at some slots in a row may
+/// well not meet them; none if their slots are about as many, or if there are more than can be told.
+pub(crate) fn uneven_members(table: &[u32]) -> Vec<u32> {
+    let mut slots: BTreeMap<u32, usize> = BTreeMap::new();
+    for slot in table {
+        *slots.entry(*slot).or_insert(0) += 1;
+    }
+    let (fewest, most) = (slots.values().min().copied().unwrap_or(0), slots.values().max().copied().unwrap_or(0));
+    let can_be_told = u32::try_from(slots.len()).is_ok_and(|members| members <= Frontend::MAX_MEMBERS);
+    if most > 2 * fewest && can_be_told { slots.into_keys().collect() } else { Vec::new() }
 }
 
 /// The free space of the table map.
@@ -143,6 +155,14 @@ mod tests {
         tables.retire(old, start);
         assert!(matches!(tables.write(&[2; 20], start), Err(Error::NoTableSpace { .. })));
         assert_eq!(tables.write(&[2; 20], start + REST).unwrap(), old);
+    }
+
+    #[test]
+    fn members_are_told_where_some_are_seldom() {
+        assert_eq!(uneven_members(&[]), []);
+        assert_eq!(uneven_members(&[7; 16]), []);
+        assert_eq!(uneven_members(&[7, 9, 9, 7, 9, 9]), [], "twice as many are no fewer than chance gives");
+        assert_eq!(uneven_members(&[7, 9, 9, 9, 8, 8]), [7, 8, 9]);
     }
 
     #[test]

@@ -83,9 +83,11 @@ impl Address {
     }
 
     /// Whether this is an IPv4 address.
+    #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {
-        self.ip().is_ipv4()
+        let [first, second, third, _] = self.quarters();
+        first | second == 0 && third == u32::from_ne_bytes([0, 0, 0xff, 0xff])
     }
 }
 

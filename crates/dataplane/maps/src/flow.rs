@@ -207,10 +207,10 @@ impl Flow {
     }
 }
 
-/// Ticks from `then` to `now`; zero if `then` is a little later.
+/// Ticks from `then` to `now`; zero if `then` is a little later: another CPU may have looked at the clock after this one.
 #[inline(always)]
 #[must_use]
-pub(crate) const fn since(then: u32, now: u32) -> u32 {
+pub const fn since(then: u32, now: u32) -> u32 {
     let span = now.wrapping_sub(then);
     if span > u32::MAX - ticks::SECOND { 0 } else { span }
 }

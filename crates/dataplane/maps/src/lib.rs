@@ -16,7 +16,7 @@ mod rescue;
 pub mod v1;
 
 pub use address::Address;
-pub use flow::{Flow, FlowBucket, ReplyBucket, Tuple, WAYS};
+pub use flow::{Flow, FlowBucket, ReplyBucket, Tuple, WAYS, since};
 pub use hash::{Place, address_bit, mix, place};
 pub use outcome::{Outcome, Verdict};
 pub use rescue::{FORMER_FLOWS, RESCUE_TRIES, SAVED_SYNS, SavedSyn, TRIED};
@@ -191,7 +191,7 @@ pub struct Frontend {
     pub table_row: u32,
     /// Slots of the Maglev table; zero when no backend takes new flows.
     pub table_size: u32,
-    /// [`Frontend::SOURCE_AFFINITY`] and the other bits.
+    /// [`Frontend::SOURCE_AFFINITY`] and the other bits; above them [`Frontend::members`].
     pub flags: u32,
     /// The frontend's number: its part of the source ranges and of the refusals.
     pub number: u32,
@@ -212,6 +212,39 @@ impl Frontend {
     pub const PER_PACKET: u32 = 16;
     /// New flows are refused as if the port had no frontend; those that exist go on.
     pub const CLOSED: u32 = 32;
+    /// Where the number of members lies in the flags.
+    const MEMBERS: u32 = 16;
+    /// As many members as can be told.
+    pub const MAX_MEMBERS: u32 = u32::MAX >> Self::MEMBERS;
+
+    /// These flags and this many members, at most [`Frontend::MAX_MEMBERS`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_members(flags: u32, members: u32) -> u32 {
+        flags | members << Self::MEMBERS
+    }
+
+    /// The flags without the number of members.
+    #[inline(always)]
+    #[must_use]
+    pub const fn options(&self) -> u32 {
+        self.flags & ((1 << Self::MEMBERS) - 1)
+    }
+
+    /// Entries behind the Maglev table, in which each of its backends is once: who looks for another backend finds there
+    /// those that have so little weight that the table's next slots are all another's. Zero where weights are alike.
+    #[inline(always)]
+    #[must_use]
+    pub const fn members(&self) -> u32 {
+        self.flags >> Self::MEMBERS
+    }
+
+    /// The table's slots and the members behind them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entries(&self) -> u32 {
+        self.table_size.saturating_add(self.members())
+    }
 }
 
 /// Value of the VIPs map, keyed by address.
@@ -368,6 +401,10 @@ impl SourceRange {
     pub const FRONTEND_BITS: u32 = 32;
     /// Bits of an IPv4-mapped address before the IPv4 address.
     pub const MAPPED_BITS: u32 = 96;
+    /// Value of a range that lets in every client whose address it holds.
+    pub const ALL: u8 = 1;
+    /// Value of an IPv6 range: one such as `::/0` holds the mapped addresses too, and means none of the clients that have those.
+    pub const IPV6: u8 = 2;
 }
 
 /// Key of the refusals map: what a frontend did not take, by reason.
@@ -523,7 +560,8 @@ pub mod map {
     pub const SAVED_SYNS: &str = "SAVED_SYNS";
     /// Hash of a backend's packets to the [`Flow`](crate::Flow) that it had until it failed its client.
     pub const FORMER: &str = "FORMER";
-    /// [`SourceRange`](crate::SourceRange) to nothing.
+    /// [`SourceRange`](crate::SourceRange) to [`SourceRange::ALL`](crate::SourceRange::ALL) or
+    /// [`SourceRange::IPV6`](crate::SourceRange::IPV6).
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// [`Frontend::limit`](crate::Frontend::limit) to [`Limit`](crate::Limit); shared memory.
     pub const LIMITS: &str = "LIMITS";

@@ -25,6 +25,8 @@ use crate::{
 /// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
 /// client's address and port already.
 const PICKS: u32 = 24;
+/// Members behind a table that are looked at when those slots had none.
+pub const MEMBERS: u32 = 16;
 
 pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
 const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };
@@ -39,12 +41,17 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         return Outcome::PassVlan;
     }
     let (Some(settings), Some(work)) = (SETTINGS.get(0), maps::work()) else { return Outcome::PassNotVip };
-    if settings.mode == mode::BYPASS {
+    let bypasses = settings.mode == mode::BYPASS;
+    if bypasses && ether_type != packet::ETHER_TYPE_IPV6 {
         return Outcome::Bypassed;
     }
     let Some((source, destination, protocol)) = packet::glance(frame, ether_type == packet::ETHER_TYPE_IPV6) else {
         return Outcome::PassMalformed;
     };
+    // Where IPv6 VIPs are is asked by ICMPv6, and answered in any case.
+    if bypasses && protocol != ICMPV6 {
+        return Outcome::Bypassed;
+    }
     let to_vip = maps::is_watched(&destination);
     if !to_vip && !maps::is_watched(&source) && !packet::may_be_icmp(protocol) {
         return Outcome::PassNotVip;
@@ -57,8 +64,11 @@ pub fn ingress(frame: &impl Frame, interface: &Interface, ether_type: u16) -> Ou
         return Outcome::PassMalformed;
     }
     work.from_host = false;
-    let decision =
-        if work.packet.transport == Transport::Icmp { frame.arriving_icmp(work, now) } else { frame.ports(work, now) };
+    let decision = match work.packet.transport {
+        Transport::Icmp => frame.arriving_icmp(work, now),
+        _ if bypasses => return Outcome::Bypassed,
+        _ => frame.ports(work, now),
+    };
     let decision = match decision {
         Ok(()) => rescue::save(frame, work, now),
         Err(Outcome::RescuedSyn) => frame.refused(work, now),
@@ -164,16 +174,20 @@ pub fn decide(work: &mut Work, to_vip: bool, settings: &Settings, now: u32) -> R
         return Err(if is_vip { Outcome::DropFragment } else { Outcome::PassNotVip });
     }
     // Each step is a function of its own, and leaves what it found in `work`: nested, they would not fit on the stack.
-    admit(work, now)?;
+    let stale = is_stale.then_some(&found);
+    admit(work, stale, now)?;
     if work.frontend.flags & Frontend::PER_PACKET != 0 {
         return hand_out(work, hash);
     }
     let slot = pick(work, settings, now);
+    if slot == NO_BACKEND && is_stale && stay(&work.packet, &mut work.target, &found, now) {
+        return Ok(());
+    }
     begin(work, slot, now)?;
     if work.rewrites_source && !source::choose(work, settings, hash as u32, now) {
         return Err(maps::refuse(work.frontend.number, Outcome::DropSourcePorts));
     }
-    record(work, is_stale.then_some(&found), hash, now)
+    record(work, stale, hash, now)
 }
 
 /// A backend's packet. In `stack` forwarding it belongs to the kernel, whose connection tracking must see the backend's own
@@ -342,14 +356,29 @@ fn known_flow(
             found.note(Flow::ESTABLISHED);
         }
     }
+    Some(if go_on(packet, target, found, backend, now) { Ok(()) } else { Err(Outcome::DropSourcePorts) })
+}
+
+/// Sends a client's packet to the backend of its flow. `false`: the address that stood for the client's is gone.
+#[inline(always)]
+fn go_on(packet: &Packet, target: &mut Target, found: &Found, backend: &Backend, now: u32) -> bool {
+    let flow = found.flow();
     found.note_client(now);
     traffic::count(found.backend, packet.frame_length, true);
-    if towards_backend(flow, backend, packet, &mut target.ends).is_none() {
-        return Some(Err(Outcome::DropSourcePorts));
-    }
     target.direct = flow.flags & Backend::DIRECT != 0;
     target.names = FORWARD_FLOW;
-    Some(Ok(()))
+    towards_backend(flow, backend, packet, &mut target.ends).is_some()
+}
+
+/// A datagram whose flow would be another backend's, were there one: it goes to its own, which is there, if not ready.
+#[inline(never)]
+fn stay(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> bool {
+    let Some(backend) = BACKENDS.get(found.backend) else { return false };
+    packet.tuple.protocol != TCP
+        && backend.state == backend_state::DOWN
+        && backend.generation == found.generation
+        && found.flow().quiet(now) <= ticks::UDP_IDLE
+        && go_on(packet, target, found, backend, now)
 }
 
 /// Whether a client has asked several times, with pauses between, and its backend, which is no longer an endpoint, has not
@@ -363,8 +392,9 @@ fn is_abandoned(flow: &mut Flow, now: u32) -> bool {
 }
 
 /// A packet that no flow claims: finds its frontend, into `work.frontend`, and whether that takes this client's new flow.
+/// `stale`: the record of its tuple that no longer holds.
 #[inline(never)]
-fn admit(work: &mut Work, now: u32) -> Result<(), Outcome> {
+fn admit(work: &mut Work, stale: Option<&Found>, now: u32) -> Result<(), Outcome> {
     let Tuple { source, destination, destination_port: port, protocol, .. } = work.packet.tuple;
     // SAFETY: user space replaces entries as a whole.
     let found = unsafe { FRONTENDS.get(FrontendKey { address: destination, port, protocol, pad: [0; 5] }) };
@@ -386,10 +416,28 @@ fn admit(work: &mut Work, now: u32) -> Result<(), Outcome> {
     if flags & Frontend::SOURCE_RANGES != 0 && !limits::is_in_range(number, &source) {
         return Err(maps::refuse(number, Outcome::DropSourceRange));
     }
-    if flags & Frontend::LIMITED != 0 {
-        return limits::admit(limit, now).map_err(|outcome| maps::refuse(number, outcome));
+    // What goes on at another backend is nothing new.
+    if flags & Frontend::LIMITED == 0 || stale.is_some_and(|stale| continues(&work.packet, stale, now)) {
+        return Ok(());
     }
-    Ok(())
+    let stays = flags & Frontend::PER_PACKET == 0 && adds_a_flow(stale, now);
+    limits::admit(limit, stays, now).map_err(|outcome| maps::refuse(number, outcome))
+}
+
+/// Whether a flow that takes the place of this record is one more than there were.
+#[inline(always)]
+fn adds_a_flow(stale: Option<&Found>, now: u32) -> bool {
+    match stale {
+        Some(stale) => stale.flow().is_closed() || stale.flow().is_over(now),
+        None => true,
+    }
+}
+
+/// Whether the packet belongs to what the record tells of, and not to a new connection between the same ends.
+#[inline(always)]
+fn continues(packet: &Packet, stale: &Found, now: u32) -> bool {
+    let same = !packet.opens() || stale.flow().initial_sequence == packet.sequence;
+    same && !adds_a_flow(Some(stale), now)
 }
 
 /// Whether nobody can have this source address, or nobody may be answered there (RFC 1122 section 3.2.1.3, RFC 4291): the
@@ -399,11 +447,11 @@ pub fn is_impossible(source: &Address, destination: &Address) -> bool {
     if source == destination {
         return true;
     }
-    let [first, second] = source.halves();
-    if first == 0 && second as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+    if source.is_v4() {
         let [first, ..] = source.low();
         return first == 0 || first == 127 || first >= 224;
     }
+    let [first, second] = source.halves();
     let is_loopback = first == 0 && second == u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
     source.0[0] == 0xff || is_loopback || *source == Address::ZERO
 }
@@ -504,13 +552,17 @@ pub fn flow_flags(backend: &Backend, rewrites_source: bool, from_host: bool) -> 
 #[inline(never)]
 fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result<(), Outcome> {
     let Some(settings) = SETTINGS.get(0) else { return Err(Outcome::PassNotVip) };
-    let Work { flow, reply, .. } = &*work;
+    let Work { flow, reply, frontend, .. } = &*work;
+    let is_counted = frontend.flags & Frontend::LIMITED != 0 && adds_a_flow(stale, now);
     let recorded = match stale {
         Some(found) => flows::replace(found, flow, reply, settings).ok_or(Outcome::DropFlowTable),
         None => flows::insert(flow, reply, settings, hash, now),
     };
     if let Err(outcome) = recorded {
         return Err(maps::refuse(work.frontend.number, outcome));
+    }
+    if is_counted {
+        limits::count(work.frontend.limit);
     }
     if settings.takes_over != 0 {
         steps::tell(work, now);
@@ -559,9 +611,8 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
     if size == 0 {
         return reason;
     }
-    for step in 0..PICKS {
-        let entry = (hash as u32).wrapping_add(step) % size;
-        let Some(slot) = maps::table_slot(work.frontend.table_row, entry) else { break };
+    for step in 0..PICKS + MEMBERS {
+        let Some(slot) = candidate(&work.frontend, hash as u32, step, PICKS) else { break };
         let Some(backend) = BACKENDS.get(slot) else { break };
         if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
             continue;
@@ -580,6 +631,21 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
     let Some(backend) = BACKENDS.get(avoided) else { return reason };
     work.reply = reply_tuple(&work.packet, backend);
     if steps::is_taken(work, now) { ALL_TAKEN } else { avoided }
+}
+
+/// The slot of the backend to be looked at in this step for a flow with this hash: first those of some slots in a row of the
+/// Maglev table, then the members behind it.
+#[inline(always)]
+pub fn candidate(frontend: &Frontend, hash: u32, step: u32, slots: u32) -> Option<u32> {
+    let turn = hash.wrapping_add(step);
+    let entry = if step < slots {
+        turn.checked_rem(frontend.table_size)?
+    } else if step - slots < frontend.members() {
+        frontend.table_size + turn.checked_rem(frontend.members())?
+    } else {
+        return None;
+    };
+    maps::table_slot(frontend.table_row, entry)
 }
 
 /// Whether a backend's share includes the flow with this hash.

@@ -62,6 +62,9 @@ pub fn ingress<F: Frame>(
     if receiver != Receiver::Other && kind == Kind::Other && ndp::is_message(frame, packet) {
         return Err(ndp::answer(frame, packet, interface, settings.mode));
     }
+    if settings.mode == mode::BYPASS {
+        return Err(Outcome::Bypassed);
+    }
     match receiver {
         Receiver::Host => {}
         Receiver::Group => return Err(Outcome::PassNotVip),

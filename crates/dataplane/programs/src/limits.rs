@@ -1,7 +1,7 @@
 //! What a service lets in.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use evenkeel_maps::{Address, Outcome, SourceRange, ticks};
+use evenkeel_maps::{Address, Outcome, SourceRange, since, ticks};
 
 use crate::{
     atomic,
@@ -12,24 +12,34 @@ use crate::{
 #[inline(never)]
 pub fn is_in_range(frontend: u32, client: &Address) -> bool {
     let key = Key::new(SourceRange::FRONTEND_BITS + 128, SourceRange { frontend, address: client.0 });
-    SOURCE_RANGES.get(&key).is_some()
+    match SOURCE_RANGES.get(&key) {
+        Some(range) => *range != SourceRange::IPV6 || !client.is_v4(),
+        None => false,
+    }
 }
 
-/// Counts a new flow, if the row of the limits map allows it.
+/// Whether the row of the limits map allows one more at this moment, and, if it `stays`, one more flow.
 #[inline(never)]
-pub fn admit(row: u32, now: u32) -> Result<(), Outcome> {
+pub fn admit(row: u32, stays: bool, now: u32) -> Result<(), Outcome> {
     let Some(limit) = LIMITS.get_ptr_mut(row) else { return Ok(()) };
     // SAFETY: the memory is the map's for good; what several CPUs change is changed atomically.
     let limit = unsafe { &mut *limit };
-    if limit.flows != 0 && limit.present >= limit.flows {
+    if stays && limit.flows != 0 && limit.present >= limit.flows {
         return Err(Outcome::DropConnectionLimit);
     }
     if limit.rate != 0 && !take_token(&mut limit.bucket, limit.rate, limit.burst, now) {
         return Err(Outcome::DropConnectionRate);
     }
-    // SAFETY: aligned.
-    unsafe { atomic::add(&raw mut limit.present, 1) };
     Ok(())
+}
+
+/// Counts a flow that was recorded.
+#[inline(always)]
+pub fn count(row: u32) {
+    if let Some(limit) = LIMITS.get_ptr_mut(row) {
+        // SAFETY: the memory is the map's for good, and aligned.
+        unsafe { atomic::add(&raw mut (*limit).present, 1) };
+    }
 }
 
 /// A token bucket. Of two CPUs that take the last token at once, both may get it.
@@ -38,8 +48,9 @@ fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
     const TOKEN: u64 = 1000;
     let before = *bucket;
     let (then, tokens) = ((before >> 32) as u32, before & 0xffff_ffff);
-    // What came in since, in thousandths: no more than ten seconds are counted, so that nothing overflows.
-    let mut span = now.wrapping_sub(then) as u64;
+    // What came in since, in thousandths: no more than ten seconds are counted, so that nothing overflows. Another CPU may
+    // have been here a tick later.
+    let mut span = since(then, now) as u64;
     if span > 10 * ticks::SECOND as u64 {
         span = 10 * ticks::SECOND as u64;
     }
@@ -51,7 +62,8 @@ fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
     if tokens < TOKEN {
         return false;
     }
-    let after = (now as u64) << 32 | (tokens - TOKEN);
+    let seen = if span == 0 && before != 0 { then } else { now };
+    let after = (seen as u64) << 32 | (tokens - TOKEN);
     // SAFETY: aligned.
     unsafe { atomic::exchange(bucket, before, after) };
     true

@@ -181,13 +181,11 @@ pub fn answered(found: &Found, settings: &Settings) {
 pub fn another(work: &Work, settings: &Settings, now: u32) -> u32 {
     let Work { flow, frontend, tried, silent, .. } = work;
     let hash = balance::pick_hash(&flow.tuple(), frontend, settings.hash_seed);
-    let size = frontend.table_size;
-    if size == 0 {
+    if frontend.table_size == 0 {
         return SavedSyn::NOBODY;
     }
-    for step in 0..STEPS {
-        let entry = (hash as u32).wrapping_add(step) % size;
-        let Some(slot) = maps::table_slot(frontend.table_row, entry) else { break };
+    for step in 0..STEPS + balance::MEMBERS {
+        let Some(slot) = balance::candidate(frontend, hash as u32, step, STEPS) else { break };
         if slot == tried[0] || slot == tried[1] || slot == tried[2] || slot == tried[3] {
             continue;
         }

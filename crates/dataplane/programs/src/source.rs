@@ -18,9 +18,11 @@ const TRIES: u32 = 16;
 /// connection with this backend may still be in TIME-WAIT there is not used: its record is kept for that long.
 #[inline(never)]
 pub fn choose(work: &mut Work, settings: &Settings, hash: u32, now: u32) -> bool {
-    let ipv6 = work.flow.client.0[10] != 0xff || work.flow.client.0[0] != 0;
-    let (first, count) =
-        if ipv6 { (MAX_SOURCES as u32, settings.sources_v6 as u32) } else { (0, settings.sources_v4 as u32) };
+    let (first, count) = if work.flow.client.is_v4() {
+        (0, settings.sources_v4 as u32)
+    } else {
+        (MAX_SOURCES as u32, settings.sources_v6 as u32)
+    };
     let ports = settings.source_ports as u32;
     if count == 0 || ports == 0 {
         return false;

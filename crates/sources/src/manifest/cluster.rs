@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use evenkeel_plan::range::IpFamily;
+use evenkeel_plan::range::{IpFamily, mapped};
 use evenkeel_plan::world::{IpFamilyPolicy, Service};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -56,9 +56,8 @@ fn cluster_address(reader: &mut Reader<'_>, service: &Service, field: &Field<'_>
 /// Who may connect, and fields for other load balancers.
 pub(super) fn access(reader: &mut Reader<'_>, service: &mut Service, spec: &Fields<'_>) {
     let ranges = spec.list(reader, "loadBalancerSourceRanges");
-    let remedy = "give a CIDR such as 192.0.2.0/24";
     let read = |reader: &mut Reader<'_>| -> Vec<IpNet> {
-        ranges.iter().filter_map(|field| field.parse(reader, "invalid_range", remedy)).collect()
+        ranges.iter().filter_map(|field| source_range(reader, field)).collect()
     };
     let mut read = reader.lenient(read);
     if read.is_empty() && !ranges.is_empty() {
@@ -70,4 +69,16 @@ pub(super) fn access(reader: &mut Reader<'_>, service: &mut Service, spec: &Fiel
     service.health_check_node_port = port.filter(|port| *port != 0);
     // Node ports are none of our business, whether they are allocated or not.
     spec.get("allocateLoadBalancerNodePorts").and_then(|field| field.bool(reader));
+}
+
+/// A range of clients' addresses, unless it is of IPv4 addresses in IPv6's notation, which no packet has.
+fn source_range(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<IpNet> {
+    const MAPPED: u8 = 96;
+    let range: IpNet = field.parse(reader, "invalid_range", "give a CIDR such as 192.0.2.0/24")?;
+    let (Some(first), Some(length)) = (mapped(range.addr()), range.prefix_len().checked_sub(MAPPED)) else {
+        return Some(range);
+    };
+    let message = format!("{range} is a range of IPv4 addresses in IPv6's notation");
+    reader.error("invalid_range", field, message, format!("give {first}/{length}"));
+    None
 }

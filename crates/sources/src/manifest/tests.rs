@@ -1040,6 +1040,8 @@ fn of_a_service_in_an_api_a_range_that_cannot_be_read_lets_nobody_in() {
     };
     assert_eq!(ranges(&["10.0.0.0/33", "192.0.2.0/24"]), ["192.0.2.0/24"]);
     assert_eq!(ranges(&["10.0.0.0/33"]), ["0.0.0.0/32"]);
+    assert_eq!(ranges(&["::ffff:10.0.0.0/104"]), ["0.0.0.0/32"]);
+    assert_eq!(ranges(&["::/0", "10.0.0.0/8"]), ["::/0", "10.0.0.0/8"]);
 }
 
 /// What an API would give for a document.
