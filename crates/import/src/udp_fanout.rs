@@ -154,13 +154,16 @@ fn listener(
     if let Some(interface) = fields.get("interface") {
         uplink(reader, &interface, interfaces, options);
     }
-    if let Some(mode) = fields.get("mode")
-        && mode.one_of(reader, &[("tc_ebpf", false), ("userspace", true), ("af_xdp", true)]) == Some(true)
-    {
+    let mode = fields.get("mode");
+    // `userspace` where none is given.
+    let replaces_senders = mode
+        .as_ref()
+        .map_or(Some(true), |mode| mode.one_of(reader, &[("tc_ebpf", false), ("userspace", true), ("af_xdp", true)]));
+    if replaces_senders == Some(true) {
         let message = "datagrams are passed on by the kernel, and receivers see their senders' own addresses";
         let remedy = "let receivers' firewalls and access lists expect senders in place of this node; for the node's address: \
                       evenkeel.io/source-address: rewrite without evenkeel.io/balancing: per-packet";
-        reader.not_translated(&mode, message, remedy);
+        reader.not_translated(mode.as_ref().unwrap_or(item), message, remedy);
     }
     let cluster = fields.get("kubernetes").and_then(|field| kubernetes(reader, &field));
     let downstream = fields.get("downstream");

@@ -14,6 +14,8 @@ use crate::setup::{Addresses, Endpoints, Health, Port, Service, Setup, Slice, fa
 const XLB: &str = "XLB's configuration";
 /// Most port mappings XLB takes.
 const MAX_PORTS: usize = 8;
+/// Seconds it takes to end, unless it is told otherwise.
+const SHUTDOWN_TIMEOUT: u32 = 15;
 /// Where it serves its status, unless it is told otherwise.
 const ADMIN: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
@@ -49,8 +51,15 @@ pub(crate) fn read(reader: &mut Reader<'_>, fields: Fields<'_>, options: &Option
         ttl.number(reader, 0, u32::MAX);
         reader.not_translated(&ttl, "how long idle flows are kept is not configured", remedy);
     }
-    setup.shutdown_seconds = fields.get("shutdown_timeout").and_then(|field| field.number(reader, 0, 86_400));
-    setup.listen = fields.get("admin").and_then(|field| admin(reader, &field));
+    // What is left out is as XLB has it, not as it is here.
+    setup.shutdown_seconds = match fields.get("shutdown_timeout") {
+        Some(field) => field.number(reader, 0, 86_400),
+        None => Some(SHUTDOWN_TIMEOUT),
+    };
+    setup.listen = match fields.get("admin") {
+        Some(field) => admin(reader, &field),
+        None => Some(ADMIN.into()),
+    };
     if let Some(resources) = fields.get("resources") {
         let remedy = "watch packets and bytes of /metrics (--listen) against what the network carries";
         reader.not_translated(&resources, "there is no measure of how much of the network's capacity is used", remedy);

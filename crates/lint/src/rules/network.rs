@@ -137,11 +137,18 @@ fn same_port(one: &Port<'_>, other: &Port<'_>) -> bool {
     (one.port, one.udp) == (other.port, other.udp)
 }
 
-pub(super) fn sharing(ask: &Ask<'_>, found: &mut Found) {
+/// Whether two Services may have one address, as long as their ports differ.
+fn may_share(one: &Service<'_>, other: &Service<'_>) -> bool {
     let key = |service: &Service<'_>| {
         let keys = ["metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"];
         keys.iter().find_map(|key| service.object.annotation(key).text().map(str::to_owned))
     };
+    // Nobody allocates the nodes' own addresses: all who ask for them have them.
+    let at_nodes = |service: &Service<'_>| service.object.annotation("evenkeel.io/addresses").text() == Some("node");
+    (key(one).is_some() && key(one) == key(other)) || (at_nodes(one) && at_nodes(other))
+}
+
+pub(super) fn sharing(ask: &Ask<'_>, found: &mut Found) {
     let mut first: BTreeMap<String, &Service<'_>> = BTreeMap::new();
     for service in ask.picture.services.iter().filter(|service| service.is_load_balancer()) {
         for address in asked(service) {
@@ -152,12 +159,12 @@ pub(super) fn sharing(ask: &Ask<'_>, found: &mut Found) {
             let clash = service.ports.iter().find(|port| other.ports.iter().any(|own| same_port(own, port)));
             let other_name = other.object.full_name();
             let message = match clash {
-                Some(port) if key(other).is_some() && key(other) == key(service) => format!(
+                Some(port) if may_share(other, service) => format!(
                     "{address} is shared with {other_name}, and both offer port {}/{}: 1 of 2 gets it",
                     port.port,
                     if port.udp { "UDP" } else { "TCP" }
                 ),
-                None if key(other).is_some() && key(other) == key(service) => continue,
+                None if may_share(other, service) => continue,
                 _ => {
                     format!("{address} is asked for by {other_name} too, without the same sharing key: 1 of 2 gets it")
                 }
