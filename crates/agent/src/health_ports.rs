@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -122,9 +122,9 @@ fn serve(port: u16, report: Report) -> io::Result<Port> {
 
 /// Listens on all addresses of both families, or of IPv4 where the kernel has no other.
 fn listen(port: u16) -> io::Result<Socket> {
-    let bind = |domain, address: SocketAddr| -> io::Result<Socket> {
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        if domain == Domain::IPV6 {
+    let bind = |address: SocketAddr| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
         // An agent that starts again finds connections of the one before.
@@ -134,16 +134,14 @@ fn listen(port: u16) -> io::Result<Socket> {
         socket.listen(BACKLOG)?;
         Ok(socket)
     };
-    match bind(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into()) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
-            bind(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into())
-        }
-        bound => bound,
-    }
+    let all = (Ipv6Addr::UNSPECIFIED, port).into();
+    bind(all).or_else(|error| http::without_ipv6(all, &error).map_or(Err(error), bind))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,

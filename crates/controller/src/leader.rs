@@ -39,7 +39,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Who events are by.
 const COMPONENT: &str = "evenkeel-controller";
 /// The name of our ConfigurationState.
-const CONFIGURATION: &str = "controller";
+pub const CONFIGURATION_STATE: &str = "controller";
+/// It is written again after so many durations of the lease, a minute as a rule: others may delete it, and nobody watches it.
+const LEASES_BETWEEN_STATES: u32 = 4;
 
 /// The leader, for as long as it is one.
 pub(crate) struct Leader {
@@ -72,6 +74,9 @@ pub(crate) struct Leader {
     count_at: Option<Instant>,
     counters: BTreeMap<ObjectName, Counters>,
     configuration: Option<ConfigurationState>,
+    /// How often it is written at least, and when it is again.
+    state_period: Duration,
+    state_at: Option<Instant>,
 }
 
 /// What is written to.
@@ -138,6 +143,8 @@ impl Leader {
             count_at: None,
             counters: BTreeMap::new(),
             configuration: None,
+            state_period: config.times.lease_duration * LEASES_BETWEEN_STATES,
+            state_at: None,
         }
     }
 
@@ -184,6 +191,7 @@ impl Leader {
             }
         }
         self.vitals.set_waits(None);
+        self.vitals.metrics.resign();
         // Each is bounded by its timeout.
         while let Some(done) = self.writes.join_next().await {
             if let Ok(outcome) = done {
@@ -217,7 +225,7 @@ impl Leader {
         self.notes = unread::notes(update, self.class.as_ref());
         let state = reconcile::configuration(update, &self.plan);
         if self.configuration.as_ref() != Some(&state) {
-            self.vitals.metrics.set_configuration(state.result == "Valid");
+            self.vitals.metrics.set_configuration(&state);
             tracing::info!(result = state.result, errors = state.errors, "configuration");
             self.configuration = Some(state);
             self.dirty.insert(Target::Configuration);
@@ -273,6 +281,9 @@ impl Leader {
 
     /// Draw the consequences of a write.
     fn finish(&mut self, Outcome { target, write, result }: Outcome) {
+        if target == Target::Configuration {
+            self.state_at = Some(Instant::now() + self.state_period);
+        }
         let kind = write.kind();
         let basis = write.basis().to_owned();
         let said = match result {
@@ -331,7 +342,15 @@ impl Leader {
             Some(Sent::Again(at)) => Some(*at),
             _ => None,
         });
-        again.chain(self.count_at).min()
+        again.chain(self.count_at).chain(self.state_at).min()
+    }
+
+    /// What was written last may not be there any more. A write that is under way, or waits, is one anyway.
+    fn write_state_again(&mut self) {
+        if matches!(self.sent.get(&Target::Configuration), Some(Sent::Last(_))) {
+            self.sent.remove(&Target::Configuration);
+            self.dirty.insert(Target::Configuration);
+        }
     }
 
     fn retry(&mut self) {
@@ -340,6 +359,9 @@ impl Leader {
         for target in self.failures.keys().filter(due).cloned().collect::<Vec<_>>() {
             self.sent.remove(&target);
             self.dirty.insert(target);
+        }
+        if self.state_at.take_if(|at| *at <= now).is_some() {
+            self.write_state_again();
         }
         if self.count_at.take_if(|at| *at <= now).is_some() {
             let pools = self.world.pools.values().map(Arc::as_ref);
@@ -422,11 +444,11 @@ async fn carry_out(client: &Client, namespace: &str, write: &Write) -> Result<St
         }
         Write::Configuration(state) => {
             let path = metallb("configurationstates", namespace);
-            let patched = patch_status(client, &path, CONFIGURATION, &state.patch()).await;
+            let patched = patch_status(client, &path, CONFIGURATION_STATE, &state.patch()).await;
             match patched {
                 Err(kube::Error::Api(status)) if status.code == 404 => {
                     create(client, &path, namespace).await?;
-                    patch_status(client, &path, CONFIGURATION, &state.patch()).await
+                    patch_status(client, &path, CONFIGURATION_STATE, &state.patch()).await
                 }
                 patched => patched,
             }
@@ -444,7 +466,7 @@ async fn patch_status(client: &Client, path: &str, name: &str, patch: &Value) ->
 async fn create(client: &Client, path: &str, namespace: &str) -> Result<(), kube::Error> {
     let object = json!({
         "apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
-        "metadata": {"name": CONFIGURATION, "namespace": namespace},
+        "metadata": {"name": CONFIGURATION_STATE, "namespace": namespace},
     });
     let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
     let request = Request::new(path).create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;

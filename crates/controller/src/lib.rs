@@ -19,6 +19,8 @@ mod unread;
 mod vitals;
 pub mod webhook;
 
+pub use self::leader::CONFIGURATION_STATE;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;

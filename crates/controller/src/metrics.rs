@@ -1,19 +1,51 @@
 //! Metrics: those MetalLB's users know under MetalLB's names, the rest under ours.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use evenkeel_plan::Plan;
 use evenkeel_plan::world::ObjectName;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::reconcile::Counters;
+use crate::reconcile::{ConfigurationState, Counters};
 
 type OfPool = Family<Vec<(String, String)>, Gauge>;
 type Labelled = Family<Vec<(&'static str, &'static str)>, Counter>;
+
+/// A gauge that is there only while its value is known: who does not know does not say 0.
+#[derive(Clone, Debug, Default)]
+struct Known(Arc<Mutex<Option<i64>>>);
+
+impl Known {
+    fn set(&self, value: Option<i64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    fn get(&self) -> Option<i64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EncodeMetric for Known {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        self.get().map_or(Ok(()), |value| encoder.encode_gauge(&value))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.get().is_none()
+    }
+}
 
 /// The controller's metrics.
 #[derive(Debug)]
@@ -28,8 +60,8 @@ pub struct Metrics {
     pub(crate) updates: Counter,
     /// Statuses that could not be written.
     pub(crate) update_errors: Counter,
-    config_loaded: Gauge,
-    config_stale: Gauge,
+    config_loaded: Known,
+    config_stale: Known,
     writes: Labelled,
     events: Labelled,
     reviews: Labelled,
@@ -47,8 +79,8 @@ impl Default for Metrics {
             services_allocated: OfPool::default(),
             updates: Counter::default(),
             update_errors: Counter::default(),
-            config_loaded: Gauge::default(),
-            config_stale: Gauge::default(),
+            config_loaded: Known::default(),
+            config_stale: Known::default(),
             writes: Labelled::default(),
             events: Labelled::default(),
             reviews: Labelled::default(),
@@ -109,17 +141,29 @@ impl Metrics {
         self.events.get_or_create(&vec![("result", result)]).inc();
     }
 
-    /// The state of the configuration.
-    pub(crate) fn set_configuration(&self, valid: bool) {
-        self.config_loaded.set(1);
-        self.config_stale.set((!valid).into());
+    /// The state of the configuration, which only who leads knows. While the API cannot be read nothing of it is known to be
+    /// refused.
+    pub(crate) fn set_configuration(&self, state: &ConfigurationState) {
+        self.config_loaded.set(Some(1));
+        self.config_stale.set(Some((state.result == "Invalid").into()));
+    }
+
+    /// This replica leads no more: what it knew of configuration and pools is the next leader's to say.
+    pub(crate) fn resign(&self) {
+        self.config_loaded.set(None);
+        self.config_stale.set(None);
+        self.clear_pools();
+    }
+
+    fn clear_pools(&self) {
+        for family in self.addresses.iter().chain(&self.in_use).chain([&self.services_allocated]) {
+            family.clear();
+        }
     }
 
     /// The pools and what services have of them.
     pub(crate) fn set_pools(&self, counters: &BTreeMap<ObjectName, Counters>, plan: &Plan) {
-        for family in self.addresses.iter().chain(&self.in_use).chain([&self.services_allocated]) {
-            family.clear();
-        }
+        self.clear_pools();
         for (name, counters) in counters {
             let label = vec![("pool".to_owned(), name.name.clone())];
             let v4 = (counters.assigned_v4, counters.available_v4);
@@ -160,5 +204,43 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+    }
+
+    fn state(result: &'static str) -> ConfigurationState {
+        ConfigurationState { result, errors: String::new() }
+    }
+
+    fn says(metrics: &Metrics, line: &str) -> bool {
+        metrics.encode().lines().any(|found| found == line)
+    }
+
+    #[test]
+    fn only_what_is_refused_is_stale() {
+        let metrics = Metrics::default();
+        for (result, stale) in [("Valid", 0), ("Invalid", 1), ("Unknown", 0)] {
+            metrics.set_configuration(&state(result));
+            assert!(says(&metrics, &format!("metallb_k8s_client_config_stale_bool {stale}")), "{result}");
+            assert!(says(&metrics, "metallb_k8s_client_config_loaded_bool 1"), "{result}");
+        }
+    }
+
+    /// MetalLB's alert is on 0, which a replica that has nothing to load must not say.
+    #[test]
+    fn who_does_not_lead_says_nothing_of_configuration_and_pools() {
+        let metrics = Metrics::default();
+        let counters = Counters { assigned_v4: 2, ..Counters::default() };
+        let samples = |metrics: &Metrics| {
+            let text = metrics.encode();
+            let of_the_cluster = ["metallb_k8s_client_config_", "metallb_allocator_"];
+            text.lines().filter(|line| of_the_cluster.iter().any(|begin| line.starts_with(begin))).count()
+        };
+        assert_eq!(samples(&metrics), 0, "a standby");
+        metrics.set_configuration(&state("Invalid"));
+        metrics.set_pools(&[(ObjectName::new("lb", "p"), counters)].into(), &Plan::default());
+        assert_eq!(samples(&metrics), 2 + 6, "the leader");
+        metrics.resign();
+        assert_eq!(samples(&metrics), 0, "a former leader");
+        metrics.set_configuration(&state("Valid"));
+        assert!(says(&metrics, "metallb_k8s_client_config_stale_bool 0"), "it leads again");
     }
 }

@@ -1,5 +1,6 @@
 //! A MetalLB controller that is still running. Two that allocate would undo each other's work, so as long as there is one
-//! that serves the same services nothing is written.
+//! that serves the same services nothing is written. Agents do not ask: they announce what statuses name, whoever wrote them
+//! (`docs/guides/migrate-from-metallb.md` has an order in which that does no harm).
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use evenkeel_plan::world::NodeAddressUse;
 use serde_json::{Value, json};
 
 const ASK: &str = "metallb.io/loadBalancerIPs";
+const STATES: &str = "/apis/metallb.io/v1beta1/namespaces/lb/configurationstates";
 
 #[tokio::test]
 async fn a_service_gets_its_address_with_one_write() {
@@ -32,15 +33,16 @@ async fn a_service_gets_its_address_with_one_write() {
     cluster.until("the pool is counted", assigned).await;
     let status = cluster.get(POOLS, "p").await["status"].clone();
     assert_eq!(status, json!({"assignedIPv4": 1, "assignedIPv6": 0, "availableIPv4": 8, "availableIPv6": 9}));
-    let states = "/apis/metallb.io/v1beta1/namespaces/lb/configurationstates";
-    cluster
-        .until("the configuration is valid", async || {
-            cluster.list(states).await.unwrap().first().is_some_and(|state| state["status"]["result"] == "Valid")
-        })
-        .await;
+    cluster.until("the configuration is valid", async || is_valid(&cluster).await).await;
     cluster.until("it is told", async || !told(&cluster, "web").await.is_empty()).await;
     assert_eq!(told(&cluster, "web").await, ["IPAllocated"]);
     controller.stop().await;
+}
+
+/// Whether the configuration is said to be valid.
+async fn is_valid(cluster: &Cluster) -> bool {
+    let states = cluster.list(STATES).await.unwrap();
+    states.first().is_some_and(|state| state["status"]["result"] == "Valid")
 }
 
 /// The reasons of the events about a service.
@@ -454,6 +456,39 @@ async fn a_leader_that_loses_the_api_hands_over_and_nothing_changes() {
 }
 
 #[tokio::test]
+async fn who_loses_the_lease_says_nothing_more_of_configuration_and_pools() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let controller = cluster.start("a");
+    let known = ["metallb_k8s_client_config_stale_bool 0", "metallb_allocator_addresses_total{pool=\"p\"} 9"];
+    for line in known {
+        cluster.until(line, async || controller.says(line).await).await;
+    }
+    cluster.api.set_mood(Mood::Fail(503));
+    let of_the_cluster = ["metallb_k8s_client_config_", "metallb_allocator_"];
+    cluster
+        .until("nothing is said any more", async || {
+            let text = controller.metrics().await;
+            !of_the_cluster.iter().any(|begin| text.contains(begin))
+        })
+        .await;
+    cluster.api.set_mood(Mood::Fine);
+    for line in known {
+        cluster.until(line, async || controller.says(line).await).await;
+    }
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_configuration_state_that_others_delete_is_made_again() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let controller = cluster.start("a");
+    cluster.until("it says that all is valid", async || is_valid(&cluster).await).await;
+    cluster.delete(STATES, "controller").await;
+    cluster.until("it says so again", async || is_valid(&cluster).await).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn a_slow_cache_reassigns_nothing() {
     let cluster = Cluster::new(&["10.0.0.1-10.0.0.30"]).await;
     let controller = cluster.start("a");
@@ -477,5 +512,43 @@ async fn a_slow_cache_reassigns_nothing() {
     cluster.api.set_latency(Duration::ZERO);
     cluster.until("all are served", async || cluster.all().await.values().all(|addresses| addresses.len() == 1)).await;
     assert_no_duplicates(&cluster).await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn pools_that_are_put_back_one_by_one_cost_no_address() {
+    let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
+    let other = pool("q", &["10.0.1.1-10.0.1.9"]);
+    cluster.create(POOLS, &other).await;
+    let controller = cluster.start("a");
+    cluster.create(SERVICES, &service("of-p", &json!({}))).await;
+    cluster.until_has("of-p", &["10.0.0.1"]).await;
+    cluster.create(SERVICES, &service("of-q", &json!({"metallb.io/address-pool": "q"}))).await;
+    cluster.until_has("of-q", &["10.0.1.1"]).await;
+    // It does not ask for it any more: what it has is all that says where it belongs.
+    cluster.patch(SERVICES, "of-q", &json!({"metadata": {"annotations": {"metallb.io/address-pool": null}}})).await;
+    cluster.delete(CRDS, "ipaddresspools.metallb.io").await;
+    cluster.delete(CRDS, "configurationstates.metallb.io").await;
+    cluster.until("they are gone", async || cluster.list(POOLS).await.is_none()).await;
+    // One that has never seen the pools.
+    controller.stop().await;
+    let controller = cluster.start("b");
+    cluster.create(SERVICES, &service("waits", &json!({}))).await;
+    cluster.until_refused("waits", "no_pool").await;
+    cluster.define().await;
+    cluster.create(POOLS, &pool("p", &["10.0.0.1-10.0.0.9"])).await;
+    cluster.until_has("waits", &["10.0.0.2"]).await;
+    cluster.create(POOLS, &other).await;
+    cluster.until("it is counted", async || cluster.get(POOLS, "q").await["status"]["assignedIPv4"] == 1).await;
+    // Until the pools are taken for all there are.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.until_at_rest().await;
+    for (name, address) in [("of-p", "10.0.0.1"), ("of-q", "10.0.1.1"), ("waits", "10.0.0.2")] {
+        assert_eq!(cluster.addresses(name).await, [address], "{name}");
+    }
+    for name in ["of-p", "of-q"] {
+        let moved = told(&cluster, name).await.contains(&"ClearAssignment".to_owned());
+        assert!(!moved, "{name} has had another one in between");
+    }
     controller.stop().await;
 }

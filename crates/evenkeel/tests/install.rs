@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/metallb-system/leases";
+const STATES: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/configurationstates";
 const POOL: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools/default";
 
 struct Cluster {
@@ -166,7 +167,11 @@ async fn withdraws_on_every_node_before_it_deletes() {
             "metadata": {"name": name, "labels": labels}, "spec": {"holderIdentity": "node-1"}});
         cluster.post(LEASES, &lease).await;
     }
+    let state = json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+        "metadata": {"name": "controller"}});
+    cluster.post(STATES, &state).await;
     let said = cluster.succeed(&["install", "--uninstall"]).await;
+    assert!(cluster.get(&format!("{STATES}/controller")).await.is_err(), "no configuration is valid any more");
     assert!(cluster.get(&format!("{LEASES}/vip-192.0.2.1")).await.is_err(), "owners are forgotten");
     assert!(cluster.get(&format!("{LEASES}/another")).await.is_ok(), "what is not the agents' stays");
     assert!(said.contains("3 of 3 nodes have withdrawn"), "{said}");

@@ -46,6 +46,27 @@ fn yaml_files(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// What helm makes of the chart with these settings.
+fn render(settings: &[&str]) -> Output {
+    let mut helm = Command::new(tool("helm"));
+    helm.args(["template", "evenkeel"]).arg(root().join("charts/evenkeel"));
+    helm.args(["--namespace", "metallb-system", "--include-crds"]);
+    settings.iter().for_each(|setting| _ = helm.args(["--set", setting]));
+    helm.output().unwrap()
+}
+
+/// Ended by the job's deadline, the command could not say which nodes are not done.
+#[test]
+fn the_detaching_job_gives_up_by_itself() {
+    let rendered = render(&["uninstall.timeoutSeconds=100"]);
+    let text = String::from_utf8_lossy(&rendered.stdout);
+    for line in ["  activeDeadlineSeconds: 100", "        - --timeout=90s"] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let refused = render(&["uninstall.timeoutSeconds=10"]);
+    assert!(!refused.status.success(), "no time is left to withdraw");
+}
+
 #[test]
 fn the_chart_is_valid_whatever_is_chosen() {
     let directory = tempfile::tempdir().unwrap();
@@ -56,11 +77,7 @@ fn the_chart_is_valid_whatever_is_chosen() {
         &["imagePullSecrets[0].name=mirror", "fullnameOverride=lb", "agent.nodeSelector.site=berlin"],
     ];
     for (n, choice) in choices.iter().enumerate() {
-        let mut helm = Command::new(tool("helm"));
-        helm.args(["template", "evenkeel"]).arg(root().join("charts/evenkeel"));
-        helm.args(["--namespace", "metallb-system", "--include-crds"]);
-        choice.iter().for_each(|setting| _ = helm.args(["--set", setting]));
-        let output = helm.output().unwrap();
+        let output = render(choice);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let file = directory.path().join(format!("{n}.yaml"));
         fs::write(&file, output.stdout).unwrap();

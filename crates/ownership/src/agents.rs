@@ -65,10 +65,6 @@ impl Agents {
         self.known.get(node).map(|known| &known.lease)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.known.len()
-    }
-
     pub(crate) fn learn(&mut self, node: Node, lease: AgentLease, now: Instant) {
         match self.known.get_mut(&node) {
             Some(known) if known.lease.version == lease.version => {}

@@ -604,8 +604,10 @@ impl Ownership {
     }
 
     fn renewal(&self) -> Duration {
-        // Everybody is told of every renewal: the larger the cluster, the rarer they are.
-        let agents = u32::try_from(self.agents.len()).unwrap_or(u32::MAX);
+        // Everybody is told of every renewal: the larger the cluster, the rarer they are. Of a node that is gone there are
+        // none, even if its lease is still there.
+        let renewing = self.standings.values().filter(|standing| **standing == Standing::Attended).count();
+        let agents = u32::try_from(renewing).unwrap_or(u32::MAX);
         let shared = Duration::from_millis(100).saturating_mul(agents);
         self.timing.renewal.max(shared.min(Duration::from_secs(60)))
     }

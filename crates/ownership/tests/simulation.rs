@@ -622,6 +622,35 @@ fn a_deleted_record_stays_with_its_holder() {
     assert_eq!((cluster.none, cluster.two), (0, 0));
 }
 
+/// Of a node that is gone the lease may stay: were it counted, those that are left would renew as rarely as if it were there, and
+/// be taken over from as late.
+#[test]
+fn renewals_are_as_rare_as_there_are_agents_that_renew() {
+    let began = any_instant();
+    let mut agent = Ownership::new("node-0".into(), Timing::default());
+    let renew = |agent: &mut Ownership, n: usize, version: &str, now| {
+        let duration = Duration::from_secs(90);
+        let version = Version(version.into());
+        let lease = AgentLease { version, life: Life::Serving, duration, voices: Vec::new() };
+        agent.handle(Input::Lease(format!("node-{n}").into(), lease), now);
+    };
+    let promised = |agent: &mut Ownership, now| {
+        agent.poll(now).into_iter().find_map(|output| match output {
+            Output::Renew { duration, .. } => Some(duration),
+            _ => None,
+        })
+    };
+    (1..300).for_each(|n| renew(&mut agent, n, "1", began));
+    agent.handle(Input::Able(true), began);
+    agent.handle(Input::View(true), began);
+    assert_eq!(promised(&mut agent, began), Some(Duration::from_secs(90)), "of 300 agents");
+    agent.handle(Input::Renewed(Written::Done), began);
+    let now = began + Duration::from_secs(60);
+    (1..3).for_each(|n| renew(&mut agent, n, "2", now));
+    let now = began + Duration::from_secs(91);
+    assert_eq!(promised(&mut agent, now), Some(Duration::from_secs(15)), "of three");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,

@@ -1,10 +1,15 @@
 //! Health and metrics over HTTP, for kubelets and Prometheus.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,12 +39,37 @@ pub trait Vitals: Send + Sync + 'static {
 /// The media type of [`Vitals::metrics`].
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Binds `address`; see [`serve`].
+/// Binds `address`; see [`serve`]. All addresses of IPv6, which are those of IPv4 as well, are those of IPv4 alone on a kernel
+/// that has no other: what is said on the command line is to do on every node.
 ///
 /// # Errors
 /// The address is not to be had.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    bind_by(address, TcpListener::bind).await
+}
+
+/// The same, by whatever binds one address.
+async fn bind_by<T, F>(address: SocketAddr, bind: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let error = match bind(address).await {
+        Ok(bound) => return Ok(bound),
+        Err(error) => error,
+    };
+    match without_ipv6(address, &error) {
+        Some(instead) => bind(instead).await,
+        None => Err(error),
+    }
+}
+
+/// What to bind instead, where all addresses of IPv6 cannot be bound for this reason: those of IPv4, if it is that the kernel
+/// has no IPv6.
+#[must_use]
+pub fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let is_all = address.is_ipv6() && address.ip().is_unspecified();
+    let is_unknown = matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL));
+    (is_all && is_unknown).then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
 }
 
 /// Answers `GET` of `/healthz`, `/readyz` and `/metrics` until `shutdown`.
@@ -123,6 +153,29 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// Where a kernel listens whose sockets are of IPv4 only.
+    async fn without_ipv6_at(address: SocketAddr) -> io::Result<SocketAddr> {
+        if address.is_ipv6() { Err(Errno::AFNOSUPPORT.into()) } else { Ok(address) }
+    }
+
+    async fn taken(_: SocketAddr) -> io::Result<SocketAddr> {
+        Err(Errno::ADDRINUSE.into())
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_that_the_kernel_has() {
+        assert_eq!(bind_by(at("[::]:7475"), without_ipv6_at).await.unwrap(), at("0.0.0.0:7475"));
+        assert_eq!(bind_by(at("127.0.0.1:1"), without_ipv6_at).await.unwrap(), at("127.0.0.1:1"));
+        let named = bind_by(at("[::1]:7475"), without_ipv6_at).await;
+        assert!(named.is_err(), "an address that was named is that one or none");
+        let error = bind_by(at("[::]:7475"), taken).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "another reason is told");
     }
 
     #[tokio::test]

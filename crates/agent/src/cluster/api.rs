@@ -14,7 +14,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::leases::{self, Change, Subject};
+use super::{
+    leases::{self, Change, Subject},
+    owner,
+};
 
 /// How long the API may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +35,7 @@ pub(crate) type News = Vec<Input>;
 /// The leases of the program's namespace.
 #[derive(Clone)]
 pub(crate) struct Leases {
+    client: Client,
     api: Api<Lease>,
     news: mpsc::UnboundedSender<News>,
     /// Of addresses as many are written at the same time.
@@ -45,7 +49,8 @@ impl Leases {
     pub(crate) fn follow(client: Client, namespace: &str) -> (Self, mpsc::UnboundedReceiver<News>) {
         let (news, receiver) = mpsc::unbounded_channel();
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
-        let leases = Self { api: Api::namespaced(client, namespace), news, slots, doubted: Arc::default() };
+        let api = Api::namespaced(client.clone(), namespace);
+        let leases = Self { client, api, news, slots, doubted: Arc::default() };
         tokio::spawn(leases.clone().run());
         (leases, receiver)
     }
@@ -149,18 +154,10 @@ impl Leases {
         let leases = self.clone();
         tokio::spawn(async move {
             let _slot = leases.slot(change.is_urgent()).await;
-            let body = change.body();
-            let written = if change.creates() {
-                match serde_json::from_value(body) {
-                    Ok(lease) => timeout(PATIENCE, leases.api.create(&PostParams::default(), &lease)).await,
-                    Err(error) => Ok(Err(kube::Error::SerdeError(error))),
-                }
-            } else {
-                let params = PatchParams::default();
-                timeout(PATIENCE, leases.api.patch(&change.name, &params, &Patch::Merge(&body))).await
-            };
-            let news = match written {
-                Ok(Ok(lease)) => leases::read(&lease).into_iter().chain([outcome(Written::Done)]).collect(),
+            let news = match timeout(PATIENCE, leases.write(&change)).await {
+                Ok(Ok(Some(lease))) => leases::read(&lease).into_iter().chain([outcome(Written::Done)]).collect(),
+                // Nobody is elected on a node that the API does not have, and nobody would delete its lease.
+                Ok(Ok(None)) => vec![outcome(Written::Conflict)],
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                     vec![outcome(Written::Conflict)]
                 }
@@ -173,6 +170,23 @@ impl Leases {
             };
             leases.tell(news);
         });
+    }
+
+    /// Writes a lease; `None`: it would be that of a node which is not there.
+    async fn write(&self, change: &Change) -> Result<Option<Lease>, kube::Error> {
+        if !change.creates() {
+            let patch = Patch::Merge(change.body(None));
+            return self.api.patch(&change.name, &PatchParams::default(), &patch).await.map(Some);
+        }
+        let owner = match change.node() {
+            Some(node) => {
+                let Some(owner) = owner::reference(&self.client, &node).await? else { return Ok(None) };
+                Some(owner)
+            }
+            None => None,
+        };
+        let lease = serde_json::from_value(change.body(owner)).map_err(kube::Error::SerdeError)?;
+        self.api.create(&PostParams::default(), &lease).await.map(Some)
     }
 
     /// Waits for its turn to write, unless it is urgent.
@@ -234,4 +248,65 @@ fn deleted(name: &str, uid: &str) -> Option<Input> {
 /// The time, as leases have it.
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use evenkeel_fake_api::{FakeApi, Options};
+    use evenkeel_ownership::Life;
+    use evenkeel_sources::kubernetes;
+    use k8s_openapi::api::core::v1::{Namespace, Node};
+    use kube::api::ObjectMeta;
+
+    use super::*;
+
+    const NODE: &str = "node-1";
+    /// How long anything may take on a machine that does other things as well.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn named(name: &str) -> ObjectMeta {
+        ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
+    }
+
+    /// What comes of the lease that an agent makes.
+    async fn make_lease(leases: &Leases, news: &mut mpsc::UnboundedReceiver<News>) -> Written {
+        let change = Change::renew(NODE, None, Life::Serving, Duration::from_secs(15), &[], &now());
+        leases.change(change, Input::Renewed);
+        loop {
+            for input in timeout(PATIENCE, news.recv()).await.unwrap().unwrap() {
+                if let Input::Renewed(written) = input {
+                    return written;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_an_agent_goes_with_its_node_and_does_not_come_back() {
+        let api = FakeApi::start("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+        let client = kubernetes::client(kube::Config::new(api.url().parse().unwrap())).unwrap();
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let namespace = Namespace { metadata: named("lb"), ..Namespace::default() };
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        let nodes: Api<Node> = Api::all(client.clone());
+        let node = Node { metadata: named(NODE), ..Node::default() };
+        let node = nodes.create(&PostParams::default(), &node).await.unwrap();
+        let (leases, mut news) = Leases::follow(client, "lb");
+
+        assert_eq!(make_lease(&leases, &mut news).await, Written::Done);
+        let lease = leases.api.get(&leases::name_of_agent(NODE)).await.unwrap();
+        let owners = lease.metadata.owner_references.unwrap();
+        assert_eq!(owners.iter().map(|owner| Some(&owner.uid)).collect::<Vec<_>>(), [node.metadata.uid.as_ref()]);
+
+        nodes.delete(NODE, &DeleteParams::default()).await.unwrap();
+        let deleted = Instant::now();
+        while leases.api.get_opt(&leases::name_of_agent(NODE)).await.unwrap().is_some() {
+            assert!(deleted.elapsed() < PATIENCE, "it stays");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(make_lease(&leases, &mut news).await, Written::Conflict, "whose would it be?");
+        assert_eq!(leases.api.get_opt(&leases::name_of_agent(NODE)).await.unwrap(), None);
+    }
 }

@@ -144,13 +144,24 @@ impl Change {
         self.over.is_none()
     }
 
+    /// Whose agent's lease it is; `None`: it is an address's.
+    pub(crate) fn node(&self) -> Option<String> {
+        match subject(&self.name)? {
+            Subject::Agent(node) => Some(node),
+            Subject::Vip(_) => None,
+        }
+    }
+
     /// The object to make, or the merge patch (RFC 7396) to apply. A patch that names the version it is for is refused when
-    /// the object has another.
-    pub(crate) fn body(&self) -> Value {
+    /// the object has another. An object that is made is deleted with its owner.
+    pub(crate) fn body(&self, owner: Option<Value>) -> Value {
         let mut metadata = json!({ "name": self.name, "annotations": self.annotations });
         match &self.over {
             Some(version) => metadata["resourceVersion"] = Value::from(&*version.0),
-            None => metadata["labels"] = json!({ LABEL: self.kind, "app.kubernetes.io/name": "evenkeel" }),
+            None => {
+                metadata["labels"] = json!({ LABEL: self.kind, "app.kubernetes.io/name": "evenkeel" });
+                metadata["ownerReferences"] = owner.into_iter().collect();
+            }
         }
         json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": self.spec })
     }
@@ -169,7 +180,7 @@ mod tests {
     use super::*;
 
     fn stored(change: &Change) -> Lease {
-        let mut object = change.body();
+        let mut object = change.body(None);
         object["metadata"]["resourceVersion"] = "7".into();
         object["metadata"]["uid"] = "u".into();
         serde_json::from_value(object).unwrap()
@@ -220,10 +231,23 @@ mod tests {
         let change = Change::declare("node-1", Some(Version("41".into())));
         assert!(!change.creates());
         assert_eq!(
-            change.body()["metadata"],
+            change.body(None)["metadata"],
             json!({ "name": "agent-node-1", "resourceVersion": "41", "annotations": { STATE: "dead" } })
         );
         assert!(Change::take([10, 0, 0, 1].into(), None, 1, "a", NOW).creates());
+    }
+
+    #[test]
+    fn the_lease_of_an_agent_is_its_nodes() {
+        let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "u" });
+        let renew = |over| Change::renew("node-1", over, Life::Serving, Duration::from_secs(15), &[], NOW);
+        for made in [renew(None), Change::declare("node-1", None)] {
+            assert_eq!(made.node().as_deref(), Some("node-1"));
+            assert_eq!(made.body(Some(owner.clone()))["metadata"]["ownerReferences"], json!([owner]));
+        }
+        let renewed = renew(Some(Version("41".into()))).body(Some(owner));
+        assert_eq!(renewed["metadata"].get("ownerReferences"), None, "whatever others have made of it stays");
+        assert_eq!(Change::take([10, 0, 0, 1].into(), None, 1, "node-1", NOW).node(), None);
     }
 
     proptest::proptest! {

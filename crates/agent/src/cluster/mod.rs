@@ -2,6 +2,7 @@
 
 mod api;
 mod leases;
+mod owner;
 mod statuses;
 mod wire;
 

@@ -27,6 +27,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::owner;
+
 /// Who says so.
 const COMPONENT: &str = "evenkeel-agent";
 /// What a status is about, as MetalLB labels it.
@@ -319,8 +321,7 @@ impl Api {
 
     /// What a status belongs to.
     async fn owner(&self) -> Result<Option<Value>, String> {
-        let uid = self.uid("/api/v1/nodes", &self.node).await?;
-        Ok(uid.map(|uid| json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid })))
+        in_time(owner::reference(&self.client, &self.node)).await
     }
 
     /// The UID of an object. By a list, which is what agents may do anyway.
@@ -344,12 +345,16 @@ impl Api {
 
     async fn ask(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<Value, String> {
         let request = request.map_err(|error| error.to_string())?;
-        let answer = timeout(PATIENCE, self.client.request(request)).await;
-        match answer.map_err(|_| "no answer in time".to_owned())? {
-            Ok(object) => Ok(object),
-            Err(kube::Error::Api(status)) => Err(format!("{}: {}", status.reason, status.message)),
-            Err(error) => Err(error.to_string()),
-        }
+        in_time(self.client.request(request)).await
+    }
+}
+
+/// An answer of the API, or why there is none.
+async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    match timeout(PATIENCE, answer).await.map_err(|_| "no answer in time".to_owned())? {
+        Ok(answer) => Ok(answer),
+        Err(kube::Error::Api(status)) => Err(format!("{}: {}", status.reason, status.message)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

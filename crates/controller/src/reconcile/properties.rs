@@ -324,6 +324,22 @@ fn a_failure_is_told_once_with_its_reason() {
 }
 
 #[test]
+fn another_reason_is_no_transition() {
+    let (before, now) = ("2025-12-01T00:00:00Z", "2026-01-01T00:00:00Z");
+    let written = |status: &str| {
+        let known = json!({"type": "evenkeel.io/AddressesAssigned", "status": status, "reason": "Former", "message": "",
+            "lastTransitionTime": before});
+        let wish = json!({"metallb.io/loadBalancerIPs": "10.9.9.9"});
+        let write = decide(&api_with(balancer(wish, json!({"conditions": [known]})))).unwrap();
+        write.patch(now)["status"]["conditions"][0].clone()
+    };
+    let refused = written("False");
+    assert_eq!((&refused["status"], &refused["reason"]), (&json!("False"), &json!("address_not_in_pool")));
+    assert_eq!(refused["lastTransitionTime"], before, "it was not met before either");
+    assert_eq!(written("True")["lastTransitionTime"], now);
+}
+
+#[test]
 fn a_request_that_contradicts_itself_is_metallbs_load_balancer_failed() {
     let mut both = balancer(json!({"metallb.io/loadBalancerIPs": "10.0.0.2"}), json!({}));
     both["spec"]["loadBalancerIP"] = json!("10.0.0.3");

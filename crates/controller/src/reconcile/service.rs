@@ -27,6 +27,8 @@ pub struct ServiceWrite {
     pub addresses: Option<Vec<IpAddr>>,
     /// The condition, where it changes.
     pub condition: Option<Condition>,
+    /// Since when the condition has had that status; `None`: it changes by this write.
+    since: Option<String>,
     /// The condition is removed.
     pub without_condition: bool,
     /// `metadata.generation`, for the condition.
@@ -69,6 +71,7 @@ fn unchanged(service: &Service, seen: &Observation) -> ServiceWrite {
         annotations: Vec::new(),
         addresses: None,
         condition: None,
+        since: None,
         without_condition: false,
         generation: seen.generation,
         others: seen.conditions().filter(|condition| condition["type"] != CONDITION).cloned().collect(),
@@ -92,6 +95,7 @@ fn wanted(service: &Service, planned: &ServicePlan, seen: &Observation) -> Servi
         None => !condition.met || write.addresses.is_some(),
     };
     if is_news {
+        write.since = known.and_then(|known| since(known, &condition));
         write.condition = Some(condition);
     }
     write.notes = notes(service, planned, &lost, &gained, write.condition.as_ref());
@@ -220,6 +224,12 @@ fn is(known: &Value, condition: &Condition) -> bool {
         && known["message"] == *condition.message
 }
 
+/// Since when the status is what it goes on to be: another reason or message is no transition.
+fn since(known: &Value, condition: &Condition) -> Option<String> {
+    let is_same = known["status"] == status(condition);
+    known["lastTransitionTime"].as_str().filter(|_| is_same).map(str::to_owned)
+}
+
 fn status(condition: &Condition) -> &'static str {
     if condition.met { "True" } else { "False" }
 }
@@ -247,7 +257,7 @@ impl ServiceWrite {
                 "status": self::status(condition),
                 "reason": condition.reason,
                 "message": condition.message,
-                "lastTransitionTime": now,
+                "lastTransitionTime": self.since.as_deref().unwrap_or(now),
                 "observedGeneration": self.generation,
             }));
             status.insert("conditions".to_owned(), conditions.into());

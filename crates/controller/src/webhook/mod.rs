@@ -60,7 +60,7 @@ impl Webhook {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let failed = |source| Error::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let listener = evenkeel_process::http::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         tracing::info!(%address, "serving the webhook");
         let shown = Arc::new(Shown::default());

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use evenkeel_controller::Config;
@@ -14,6 +15,9 @@ use kube::Client;
 use kube::core::params::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::request::Request;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -169,8 +173,9 @@ impl Cluster {
         let stop = CancellationToken::new();
         // Each has connections of its own, as a process would.
         let client = kubernetes::client(kube::Config::new(self.api.url().parse().unwrap())).unwrap();
-        let run = evenkeel_controller::run(config, client, stop.clone(), |_| {});
-        Controller { stop, task: tokio::spawn(async move { run.await.unwrap() }) }
+        let (told, listens) = watch::channel(None);
+        let run = evenkeel_controller::run(config, client, stop.clone(), move |address| _ = told.send(Some(address)));
+        Controller { stop, task: tokio::spawn(async move { run.await.unwrap() }), listens }
     }
 }
 
@@ -178,12 +183,30 @@ impl Cluster {
 pub(crate) struct Controller {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// Where it serves its metrics, once it does.
+    listens: watch::Receiver<Option<SocketAddr>>,
 }
 
 impl Controller {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
+    }
+
+    /// What it says at `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut listens = self.listens.clone();
+        let address = (*listens.wait_for(Option::is_some).await.unwrap()).unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    /// Whether this is a line of its metrics.
+    pub(crate) async fn says(&self, line: &str) -> bool {
+        self.metrics().await.lines().any(|found| found == line)
     }
 
     /// Without any farewell.

@@ -102,8 +102,11 @@ fn metallb(deployments: &[Value], namespace: &str) -> Option<Finding> {
         other => format!(" Its configuration is in {other}: install with --namespace {other} to go on using it."),
     };
     Some(Finding::Note(format!(
-        "MetalLB runs here ({place}). Its resources are used as they are, and services keep their addresses; as long as \
-         it runs, the controller leaves services to it.{elsewhere} docs/guides/migrate-from-metallb.md has the steps."
+        "MetalLB runs here ({place}). Its resources are used as they are, and services keep their addresses; as long \
+         as it runs, the controller leaves services to it, but agents announce beside its speakers: install with a \
+         --lb-class that no service has first, so that all agents are there when nodes are chosen.{elsewhere} To \
+         remove MetalLB later, delete its own objects, not the namespace and not the definitions, with which Evenkeel \
+         and the pools would go. docs/guides/migrate-from-metallb.md has the steps."
     )))
 }
 
@@ -142,6 +145,17 @@ mod tests {
         assert!(note.contains("--namespace metallb-system"), "{note}");
         let Some(Finding::Note(note)) = metallb(&[deployment(1)], "metallb-system") else { panic!("not found") };
         assert!(!note.contains("--namespace"), "{note}");
+    }
+
+    /// Its manifests begin with the namespace that Evenkeel and the pools are in.
+    #[test]
+    fn who_removes_metallb_is_told_what_to_leave() {
+        let deployment = json!({"metadata": {"namespace": "metallb-system", "name": "metallb-controller",
+            "labels": {"app.kubernetes.io/name": "metallb"}}, "spec": {"replicas": 1}});
+        let Some(Finding::Note(note)) = metallb(&[deployment], "metallb-system") else { panic!("not found") };
+        for said in ["not the namespace and not the definitions", "agents announce", "--lb-class"] {
+            assert!(note.contains(said), "{said} in {note}");
+        }
     }
 
     #[test]

@@ -23,10 +23,11 @@ pub(crate) struct Place {
     pub(crate) name: String,
 }
 
-/// The kinds that are set up, and whether they live in a namespace.
-const KINDS: [(&str, &str, bool); 15] = [
+/// The kinds that are set up or taken back, and whether they live in a namespace.
+const KINDS: [(&str, &str, bool); 16] = [
     ("ClusterRole", "clusterroles", false),
     ("ClusterRoleBinding", "clusterrolebindings", false),
+    ("ConfigurationState", "configurationstates", true),
     ("CustomResourceDefinition", "customresourcedefinitions", false),
     ("DaemonSet", "daemonsets", true),
     ("Deployment", "deployments", true),

@@ -137,7 +137,7 @@ pub(crate) async fn withdraw(client: &Client, agents: &Place, limit: Duration) -
     forget_owners(client, &agents.namespace).await
 }
 
-/// Delete what agents have said of themselves: none is left that it would be true of.
+/// Delete what agents and controller have said of themselves: none is left that it would be true of.
 async fn forget_owners(client: &Client, namespace: &str) -> anyhow::Result<()> {
     let all = [
         ("coordination.k8s.io/v1", "leases", evenkeel_agent::LEASE_LABEL),
@@ -153,7 +153,11 @@ async fn forget_owners(client: &Client, namespace: &str) -> anyhow::Result<()> {
             deleted => drop(deleted.with_context(|| format!("the agents' {plural} are not deleted"))?),
         }
     }
-    Ok(())
+    let state = Place::of(&json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+        "metadata": {"name": evenkeel_controller::CONFIGURATION_STATE, "namespace": namespace},
+    }))?;
+    state.delete(client).await.map(drop)
 }
 
 #[cfg(test)]
