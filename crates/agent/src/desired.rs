@@ -11,7 +11,7 @@ use evenkeel_loader::{BackendSpec, FrontendSpec, Limits, State};
 use evenkeel_maps::{FrontendKey, TCP, UDP};
 use evenkeel_plan::{
     Plan, World,
-    elect::{Announcement, AnnouncementProtocol},
+    elect::{Announcement, AnnouncementProtocol, Exclusion, ExclusionReason},
     frontends::{self, Backend, BackendState, Frontend, NodeView, members},
     maglev::{Roster, Table, Tables},
     turns::order,
@@ -250,27 +250,46 @@ fn limits(frontend: &Frontend) -> Option<Limits> {
     })
 }
 
-/// The VIPs this node owns: addresses it is to announce at layer 2, each with the interfaces it is limited to, if any. What is announced by BGP is nobody's own, and no speaker carries it yet.
+/// The VIPs this node owns: addresses it is to announce at layer 2, each with the interfaces it is limited to, if any, and those
+/// it announced last while an advertisement that cannot be read may be for them. What is announced by BGP is nobody's own, and no
+/// speaker carries it yet.
 #[must_use]
 pub fn owned(plan: &Plan, node: &str) -> BTreeMap<IpAddr, Option<Vec<String>>> {
     plan.announcements
         .values()
         .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)
-        .filter(|announcement| announcement.nodes.iter().any(|owner| **owner == *node))
+        .filter(|announcement| {
+            let last = || plan.memory().owners.get(&announcement.address);
+            let goes_on = announcement.unread && last().is_some_and(|owner| **owner == *node);
+            goes_on || announcement.nodes.iter().any(|owner| **owner == *node)
+        })
         .map(|announcement| (announcement.address, announcement.interfaces.clone()))
         .collect()
 }
 
 /// The VIPs this node holds, each with the interfaces it is limited to: it answers for them until the record names another,
-/// even if another is elected already, but not for what nobody is to announce.
+/// even if another is elected already, but not for what nobody is to announce. An advertisement that cannot be read may still
+/// say that somebody is.
 #[must_use]
 pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> BTreeMap<IpAddr, Option<Vec<String>>> {
     plan.announcements
         .values()
-        .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2 && !announcement.nodes.is_empty())
+        .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)
+        .filter(|announcement| announcement.unread || !announcement.nodes.is_empty())
         .filter(|announcement| holds(announcement.address))
         .map(|announcement| (announcement.address, announcement.interfaces.clone()))
         .collect()
+}
+
+/// Whether nobody is to announce a VIP because its services have no endpoint: not for want of an advertisement, nor because
+/// of the node.
+#[must_use]
+pub fn is_deserted(plan: &Plan, node: &str, vip: IpAddr) -> bool {
+    plan.announcements.get(&(vip, AnnouncementProtocol::L2)).is_some_and(|announcement| {
+        let is_so =
+            |exclusion: &Exclusion| *exclusion.node == *node && exclusion.reason == ExclusionReason::NoEndpoints;
+        announcement.nodes.is_empty() && announcement.excluded.iter().any(is_so)
+    })
 }
 
 /// What is to be told of the services this node announces, `owns` telling which addresses are its, and of addresses that it
@@ -283,7 +302,7 @@ pub(crate) fn told(plan: &Plan, owns: impl Fn(IpAddr) -> bool, failed: &BTreeSet
             .iter()
             .filter(|address| owns(**address))
             .filter_map(|address| plan.announcements.get(&(*address, AnnouncementProtocol::L2)))
-            .filter(|announcement| !announcement.nodes.is_empty())
+            .filter(|announcement| announcement.unread || !announcement.nodes.is_empty())
             .map(|announcement| &**announcement)
             .collect();
         let (failing, announced): (Vec<_>, Vec<_>) =
@@ -744,6 +763,24 @@ mod tests {
     }
 
     #[test]
+    fn who_has_an_address_keeps_it_while_its_advertisement_cannot_be_read() {
+        let mut world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
+        let vip = IpAddr::from([10, 0, 0, 1]);
+        let memory = plan(&world, &Memory::default()).memory().clone();
+        let owner = Arc::clone(&memory.owners[&vip]);
+        let other = if &*owner == "odd" { "even" } else { "odd" };
+        world.l2_advertisements.clear();
+        let withdrawn = plan(&world, &memory);
+        assert!(held(&withdrawn, |_| true).is_empty() && owned(&withdrawn, &owner).is_empty(), "it was deleted");
+        world.gaps.advertisements = true;
+        let unread = plan(&world, &memory);
+        assert_eq!(held(&unread, |address| address == vip), [(vip, None)].into(), "by its record");
+        assert!(held(&unread, |_| false).is_empty(), "another node's");
+        assert_eq!(owned(&unread, &owner), [(vip, None)].into(), "by its memory");
+        assert!(owned(&unread, other).is_empty() && owned(&plan(&world, &Memory::default()), &owner).is_empty());
+    }
+
+    #[test]
     fn nobody_owns_what_is_announced_by_bgp() {
         let mut world = world(TrafficPolicy::Cluster, vec![endpoint(1, true, true, false)]);
         let name = ObjectName::new("default", "router");
@@ -784,5 +821,9 @@ mod tests {
         let bgp = plan(&world, &Memory::default());
         assert_eq!(by_bgp(&bgp), ["even", "odd"]);
         assert_eq!((owned(&bgp, "even").len(), owned(&bgp, "odd").len()), (0, 0));
+        world.gaps.advertisements = true;
+        let unread = plan(&world, &Memory::default());
+        assert_eq!(by_bgp(&unread), ["even", "odd"]);
+        assert_eq!(held(&unread, |_| true).len(), 1, "it may be announced at layer 2, too");
     }
 }

@@ -18,6 +18,7 @@ pub mod drain;
 mod groups;
 pub mod health;
 pub mod health_ports;
+mod holding;
 mod host;
 mod leftovers;
 mod metrics;

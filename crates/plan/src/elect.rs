@@ -34,6 +34,10 @@ pub struct Announcement {
     /// Nobody has announced it yet, and this node would come before the elected one, had it an agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub awaited: Option<Arc<str>>,
+    /// No advertisement covers it, but one that cannot be read may: nobody is elected, and whoever announces it goes on. That
+    /// one is among the errors, so output need not say so here.
+    #[serde(skip)]
+    pub unread: bool,
     /// The interfaces to announce it on; `None`: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<Vec<String>>,
@@ -121,6 +125,8 @@ impl fmt::Display for ExclusionReason {
 pub(crate) struct Electorate {
     nodes: Vec<Voter>,
     advertisements: Vec<Advertised>,
+    /// There are others, which cannot be read.
+    has_unread: bool,
 }
 
 #[derive(Debug)]
@@ -169,6 +175,7 @@ impl Electorate {
         Self {
             nodes: world.nodes.values().map(voter).collect(),
             advertisements: world.l2_advertisements.values().map(advertised).collect(),
+            has_unread: world.gaps.advertisements,
         }
     }
 
@@ -215,6 +222,7 @@ impl Electorate {
             nodes: elected.iter().filter_map(name).cloned().collect(),
             excluded,
             awaited: awaited.as_ref().and_then(name).cloned(),
+            unread: self.has_unread && covers.iter().all(|cover| cover.advertisements.is_empty()),
             interfaces: elected.and_then(|n| self.interfaces(n, &covers)),
         }
     }
@@ -230,6 +238,11 @@ impl Electorate {
     /// Whether there is any advertisement.
     pub(crate) fn is_used(&self) -> bool {
         !self.advertisements.is_empty()
+    }
+
+    /// Whether there is any that cannot be read, and may be for any address.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// Whether any advertisement is for one of the services at an address of this pool.

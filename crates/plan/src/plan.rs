@@ -292,7 +292,7 @@ impl Planner {
             || (!at_layer_2 && !self.electorate.is_used() && self.speakers.is_used());
         let announcement = by_bgp.then(|| self.speakers.announcement(address, pool, &sharers));
         self.plan.bgp.announce(address, announcement, &mut self.conflicts);
-        if by_bgp && !at_layer_2 {
+        if by_bgp && !at_layer_2 && !self.electorate.has_unread() {
             self.plan.announcements.remove(&key);
             return;
         }

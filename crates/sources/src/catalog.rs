@@ -58,6 +58,27 @@ struct Deletions {
     removed: usize,
 }
 
+/// How far a kind of configuration is put back of which an API had nothing: whoever does that posts one object after the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Return {
+    /// The kind's definition was deleted, and with it the objects: that was no wish concerning those.
+    undefined: bool,
+    /// When the first object was there again; `None`: there is none yet.
+    since: Option<Duration>,
+}
+
+impl Return {
+    /// When a look shows what is put back and what is not.
+    fn complete_at(self) -> Option<Duration> {
+        self.since.map(|since| since + MASS_REMOVAL_DELAY)
+    }
+
+    /// The objects that went with the definition are still waited for, and nobody can see whether they are wanted.
+    fn is_awaited(self) -> bool {
+        self.undefined && self.since.is_none()
+    }
+}
+
 /// The files' contents and the World they make. What a change costs depends on the file that changed, not on the others.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -78,6 +99,11 @@ pub struct Catalog {
     counts: BTreeMap<Kind, usize>,
     /// The latest deletions of each kind.
     deletions: BTreeMap<Kind, Deletions>,
+    /// The kinds of which an API had nothing: pools in any case, because addresses hang on them, and those whose definition was
+    /// deleted. Until a look shows all that is put back.
+    returns: BTreeMap<Kind, Return>,
+    /// The kinds of which an API has shown an object since the last [`Catalog::settle`].
+    arrived: BTreeSet<Kind>,
     /// The files with findings, those that name kinds which are skipped, and the objects defined more than once: all
     /// there is to look through for [`Catalog::diagnostics`].
     noisy: BTreeSet<Arc<Path>>,
@@ -177,7 +203,16 @@ impl Catalog {
 
     /// An object of an API is this version.
     pub(crate) fn set_object(&mut self, path: &Path, parsed: Parsed) {
+        self.arrived.extend(parsed.documents.iter().map(|document| document.key.kind));
         self.set(path, parsed);
+    }
+
+    /// The API has no such kind any more, of which it had objects. They stay in force until it is known which of them are put
+    /// back: not before the first is, because a definition that has just returned has none of them.
+    pub(crate) fn undefine(&mut self, kind: Kind) {
+        self.returns.insert(kind, Return { undefined: true, since: None });
+        self.arrived.remove(&kind);
+        self.news = true;
     }
 
     /// The API says that an object is deleted.
@@ -302,6 +337,7 @@ impl Catalog {
     pub fn settle_after(&mut self, looked: Looked, now: Duration) -> Settled {
         let mut world = None;
         self.considered = self.touched.len();
+        self.follow_returns(looked, now);
         for key in std::mem::take(&mut self.touched) {
             self.apply(key, now, &mut world);
         }
@@ -329,9 +365,33 @@ impl Catalog {
         Settled { changed, recheck_at }
     }
 
-    /// What cannot be read, and is not live in an earlier version either.
+    /// Note of which kinds an API has objects again, and of which it has none.
+    fn follow_returns(&mut self, looked: Looked, now: Duration) {
+        if !self.by_kind {
+            return;
+        }
+        for kind in std::mem::take(&mut self.arrived) {
+            if let Some(returns) = self.returns.get_mut(&kind) {
+                returns.since = returns.since.or(Some(now));
+            }
+        }
+        let kinds: BTreeSet<Kind> = self.returns.keys().copied().chain([Kind::IpAddressPool]).collect();
+        for kind in kinds.into_iter().filter(|kind| !has_any(&self.mentions, *kind)) {
+            self.returns.entry(kind).or_default().since = None;
+        }
+        let is_complete = |kind: Kind, returns: Return| {
+            let at = returns.complete_at();
+            at.is_some_and(|at| looked.at(kind, now).is_some_and(|looked| looked >= at))
+        };
+        let before = self.returns.len();
+        self.returns.retain(|kind, returns| !is_complete(*kind, *returns));
+        self.news |= self.returns.len() != before;
+    }
+
+    /// What cannot be read, and is not live in an earlier version either. Pools that are put back are not all there yet.
     fn gaps(&self) -> Gaps {
-        let mut gaps = Gaps::default();
+        let pools = self.returns.get(&Kind::IpAddressPool).is_some_and(|returns| returns.since.is_some());
+        let mut gaps = Gaps { pools, ..Gaps::default() };
         for file in self.noisy.iter().filter_map(|path| self.files.get(path)) {
             if file.parsed.incomplete {
                 return Gaps::ALL;
@@ -340,6 +400,7 @@ impl Catalog {
             for key in broken.map(|document| &document.key).filter(|key| !self.live.contains_key(*key)) {
                 gaps.services |= key.kind == Kind::Service;
                 gaps.pools |= key.kind == Kind::IpAddressPool;
+                gaps.advertisements |= key.kind == Kind::L2Advertisement;
             }
         }
         gaps
@@ -416,7 +477,11 @@ impl Catalog {
         let mut removed = Vec::new();
         let mut rechecks: BTreeMap<Kind, Duration> = BTreeMap::new();
         for (key, absence) in &self.absent {
-            match needed(key, absence) {
+            let undefined = self.returns.get(&key.kind).copied().filter(|returns| returns.undefined);
+            if undefined.is_some_and(Return::is_awaited) {
+                continue;
+            }
+            match needed(key, absence).max(undefined.and_then(Return::complete_at)) {
                 Some(at) if looked.at(key.kind, now).is_none_or(|looked| looked < at) => {
                     rechecks.entry(key.kind).and_modify(|earliest| *earliest = at.min(*earliest)).or_insert(at);
                 }
@@ -430,6 +495,9 @@ impl Catalog {
         let vanishing: BTreeMap<_, _> = vanishing.into_iter().filter(|(group, _)| waiting(group)).collect();
         self.news |= vanishing != self.vanishing;
         self.vanishing = vanishing;
+        for (kind, at) in self.returns.iter().filter_map(|(kind, returns)| Some((*kind, returns.complete_at()?))) {
+            rechecks.entry(kind).and_modify(|earliest| *earliest = at.min(*earliest)).or_insert(at);
+        }
         self.rechecks = rechecks;
         for key in &removed {
             self.absent.remove(key);
@@ -488,6 +556,10 @@ impl Catalog {
                     mass_removal(first.map_or(Path::new(""), |live| &*live.file), *absent, *all)
                 }
             });
+        }
+        for (kind, _) in self.returns.iter().filter(|(_, returns)| returns.is_awaited()) {
+            let kept = self.absent.keys().filter(|key| key.kind == *kind).count();
+            diagnostics.extend((kept > 0).then(|| lost_with_definition(*kind, kept)));
         }
         diagnostics.sort();
         diagnostics.dedup();
@@ -553,6 +625,12 @@ impl Catalog {
     }
 }
 
+/// Whether anything of a kind is mentioned.
+fn has_any(mentions: &BTreeMap<ObjectKey, Vec<Mention>>, kind: Kind) -> bool {
+    let first = ObjectKey { kind, name: ObjectName::new("", "") };
+    mentions.range(first..).next().is_some_and(|(key, _)| key.kind == kind)
+}
+
 /// An object with what cannot be read of it as it was in its last version.
 fn completed(object: &Object, live: Option<&Live>) -> Object {
     match (object, live.map(|live| &live.object)) {
@@ -577,7 +655,16 @@ fn mass_removal(file: &Path, absent: usize, all: usize) -> Diagnostic {
 
 fn mass_deletion(kind: Kind, absent: usize, all: usize) -> Diagnostic {
     let message = format!("{absent} of {all} {kind} objects vanished at once; they are kept until a list confirms it");
-    let remedy = "restore them if this was not intended";
+    about_kind(kind, message, "restore them if this was not intended")
+}
+
+fn lost_with_definition(kind: Kind, count: usize) -> Diagnostic {
+    let message = format!("{count} {kind} objects vanished with their definition; they are kept until one is back");
+    let remedy = "restore them; if they are to go, create one of them and delete it some seconds later";
+    about_kind(kind, message, remedy)
+}
+
+fn about_kind(kind: Kind, message: String, remedy: &str) -> Diagnostic {
     let whole = Diagnostic::about_file(Path::new(""), Severity::Warning, "mass_removal", message, remedy);
     Diagnostic { kind: kind.to_string(), ..whole }
 }
@@ -595,6 +682,12 @@ mod tests {
     fn pool(name: &str, range: &str) -> String {
         format!(
             "---\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}}}\nspec:\n  addresses: [{range}]\n"
+        )
+    }
+
+    fn advertisement(pools: &str) -> String {
+        format!(
+            "---\napiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {{name: l}}\nspec:\n  ipAddressPools: [{pools}]\n"
         )
     }
 
@@ -649,13 +742,27 @@ mod tests {
         let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {type: Nonsense}\n";
         let gaps = |content: &str| with(&[("a.yaml", content)]).world().gaps;
         assert_eq!(gaps(&pool("a", "10.0.0.0/24")), Gaps::default());
-        assert_eq!(gaps(&pool("a", "10.0.0.0/99")), Gaps { pools: true, services: false });
-        assert_eq!(gaps(&(pool("a", "10.0.0.0/24") + service)), Gaps { pools: false, services: true });
+        assert_eq!(gaps(&pool("a", "10.0.0.0/99")), Gaps { pools: true, ..Gaps::default() });
+        assert_eq!(gaps(&(pool("a", "10.0.0.0/24") + service)), Gaps { services: true, ..Gaps::default() });
+        assert_eq!(gaps(&advertisement("lan, lan")), Gaps { advertisements: true, ..Gaps::default() });
         assert_eq!(gaps("kind: ["), Gaps::ALL);
         let mut catalog = with(&[("a.yaml", &pool("a", "10.0.0.0/24"))]);
         set(&mut catalog, "a.yaml", &pool("a", "10.0.0.0/99"));
         catalog.settle(ms(1));
         assert_eq!(catalog.world().gaps, Gaps::default(), "its last good version is known");
+        let mut catalog = with(&[("a.yaml", &advertisement("lan"))]);
+        set(&mut catalog, "a.yaml", &advertisement("lan, lan"));
+        catalog.settle(ms(1));
+        assert_eq!(catalog.world().gaps, Gaps::default(), "and so is that of an advertisement");
+    }
+
+    #[test]
+    fn the_pools_of_a_directory_are_all_there_at_once() {
+        let mut catalog = Catalog::default();
+        catalog.settle(ms(0));
+        set(&mut catalog, "a.yaml", &pool("a", "10.0.0.0/24"));
+        assert_eq!(catalog.settle(ms(1)), Settled { changed: true, recheck_at: None });
+        assert_eq!(catalog.world().gaps, Gaps::default());
     }
 
     #[test]

@@ -180,6 +180,28 @@ async fn definitions_that_come_later_are_noticed() {
 }
 
 #[tokio::test]
+async fn pools_that_vanish_with_their_definition_stay_until_some_are_back() {
+    let cluster = Cluster::new().await;
+    cluster.define_pools().await;
+    let pools = [pool("p", "10.0.0.0/24"), pool("q", "10.0.1.0/24")];
+    for pool in &pools {
+        cluster.create(POOLS, pool).await;
+    }
+    let mut updates = cluster.watch();
+    until(&mut updates, "two pools", |update| update.readable && update.world.pools.len() == 2).await;
+    cluster.delete(CRDS, "ipaddresspools.metallb.io").await;
+    until(&mut updates, "it is noticed", |update| has(update, "source_unreadable")).await;
+    cluster.define_pools().await;
+    let update =
+        until(&mut updates, "the definition is back", |update| update.readable && has(update, "mass_removal")).await;
+    assert_eq!(update.world.pools.len(), 2);
+    cluster.create(POOLS, &pools[1]).await;
+    let update = until(&mut updates, "the other one is not", |update| update.world.pools.len() == 1).await;
+    assert!(update.world.pools.keys().all(|name| name.name == "q") && !update.world.gaps.pools);
+    assert!(!has(&update, "mass_removal"));
+}
+
+#[tokio::test]
 async fn a_watch_from_too_long_ago_lists_again() {
     for gone_as_status in [false, true] {
         let cluster = Cluster::with(|options| options.gone_as_status = gone_as_status).await;

@@ -17,13 +17,14 @@ use serde_json::Value;
 use crate::{
     Test,
     client::{self, Capture, Session},
-    world::{self, HTTP, POOL_FILE, SOON, Setup, TCP, VIP, VIP6, World, mac_of, vip},
+    world::{self, HTTP, POOL_FILE, SOON, Setup, TCP, VIP, VIP6, World, mac_of, vip, vip6},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("announce::gratuitous_arp_tells_of_a_new_vip", gratuitous_arp_tells_of_a_new_vip),
     ("announce::what_cannot_be_carried_is_neither_announced_nor_answered", what_cannot_be_carried),
     ("announce::a_vip_is_announced_once_it_has_endpoints", a_vip_is_announced_once_it_has_endpoints),
+    ("announce::a_vip_without_endpoints_is_answered_for_while_its_connections_live", a_vip_without_endpoints),
     ("announce::a_removed_service_is_withdrawn_alone", a_removed_service_is_withdrawn_alone),
     ("announce::a_new_hardware_address_is_announced", a_new_hardware_address_is_announced),
     ("announce::an_advertisement_can_be_limited_to_an_interface", an_advertisement_limited_to_an_interface),
@@ -97,6 +98,38 @@ fn a_vip_is_announced_once_it_has_endpoints(sandbox: &Sandbox) -> anyhow::Result
     world.manifests.write(ENDPOINTS_FILE, &endpoints)?;
     capture.wait_for("announcement", |frame| frame.is_announcement() && frame.sender == VIP)?;
     client::get(&world.lab.client, vip(HTTP))?;
+    Ok(())
+}
+
+/// Endpoints that are not ready keep their connections, which need somebody to answer for the VIP.
+fn a_vip_without_endpoints(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let world = World::build(sandbox, &Setup::default())?;
+    let ready = fs::read_to_string(world.manifests.directory().join(ENDPOINTS_FILE))?;
+    let unready = ready.replace("ready: true, serving: true", "ready: false, serving: false");
+    ensure!(ready != unready, "{ready}");
+    world.manifests.write("other.yaml", &world::service("other", OTHER).manifest())?;
+    world.manifests.write("other-endpoints.yaml", &ready.replace("shop", "other"))?;
+    let _agent = world.run()?;
+    let client = &world.lab.client;
+    let mut sessions = Session::open_many(client, vip(TCP), 2)?;
+    sessions.extend(Session::open_many(client, vip6(TCP), 2)?);
+    client::echo_all(&mut sessions)?;
+
+    world.manifests.write("other-endpoints.yaml", &unready.replace("shop", "other"))?;
+    world.manifests.write(ENDPOINTS_FILE, &unready)?;
+    // Nobody needs this one.
+    world::eventually("it is withdrawn", || Ok((!client::is_answered(client, OTHER)?).then_some(())))?;
+    world.await_status("no backend is active", |status| !status["frontends"].to_string().contains("\"active\""))?;
+    ensure!(client::is_answered(client, VIP)? && client::is_answered(client, VIP6)?, "clients have lost their way");
+    client::echo_all(&mut sessions)?;
+    drop(sessions);
+    world::eventually("its last connection has ended", || {
+        Ok((!client::is_answered(client, VIP)? && !client::is_answered(client, VIP6)?).then_some(()))
+    })?;
+
+    world.manifests.write(ENDPOINTS_FILE, &ready)?;
+    world::eventually("it is answered for again", || Ok(client::is_answered(client, VIP)?.then_some(())))?;
+    client::get(client, vip(HTTP))?;
     Ok(())
 }
 

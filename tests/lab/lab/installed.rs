@@ -67,6 +67,7 @@ const CHURN_INTERVAL: Duration = Duration::from_millis(10);
 const RECORDS_KEPT: Duration = Duration::from_secs(60);
 const STATUSES: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/servicel2statuses";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/metallb-system/leases";
+const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
 
 /// A configuration as its administrator would write it.
 const CONFIGURATION: &str = "
@@ -612,8 +613,8 @@ fn what_is_granted_is_used(sandbox: &Sandbox) -> anyhow::Result<()> {
 
 /// What `helm uninstall` does, up to the deletion of what was installed: the job, and the pods that come of it.
 fn uninstall(installed: &mut Installed) -> anyhow::Result<()> {
-    const AGENTS: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/evenkeel-agent";
     let job = rendered(&installed.cluster, "job", "detach")?;
+    name_who_does_not_withdraw(&installed.cluster, &job)?;
     let job = installed.cluster.run_beside_api(job.command("node-0", "detach")?)?;
     let withdrawal = eventually("the agents' command is another", || {
         let agents = rendered(&installed.cluster, "daemonset", "agent")?;
@@ -641,6 +642,21 @@ fn uninstall(installed: &mut Installed) -> anyhow::Result<()> {
     let left: Vec<&str> = left.collect();
     ensure!(left == ["evenkeel-controller"], "{left:?}");
     ensure!(installed.cluster.request("GET", STATUSES, None)?["items"] == json!([]));
+    Ok(())
+}
+
+/// The job's time is over before a node has done what it is asked for: it says which.
+fn name_who_does_not_withdraw(cluster: &Cluster, job: &Rendered) -> anyhow::Result<()> {
+    let labels = cluster.request("GET", AGENTS, None)?["spec"]["selector"]["matchLabels"].clone();
+    let node = cluster.nodes[1].name.as_str();
+    let pod = json!({ "metadata": { "name": "evenkeel-agent-1", "labels": labels },
+        "spec": { "nodeName": node, "containers": [{ "name": "agent", "image": "evenkeel" }] } });
+    cluster.post(&format!("/api/v1/namespaces/{SYSTEM}/pods"), "Pod", &pod)?;
+    let mut hasty = job.clone();
+    hasty.arguments.retain(|argument| !argument.starts_with("--timeout="));
+    hasty.arguments.push("--timeout=1s".to_owned());
+    let Ended { status, stderr, .. } = world::finish(cluster.beside_api(), hasty.command("node-0", "detach")?)?;
+    ensure!(!status.success() && stderr.contains(&format!("not on {node}")), "{status}: {stderr}");
     Ok(())
 }
 

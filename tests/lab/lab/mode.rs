@@ -61,7 +61,9 @@ fn what_is_only_counted_is_not_announced(sandbox: &Sandbox) -> anyhow::Result<()
     ensure_switched(&switch(&world, "observe")?, "node: observe, was active")?;
     let told = |line: &str| line.contains("the mode was switched") && line.contains("mode=\"observe\"");
     agent.wait_for_log("the switch back", told, world::SOON)?;
-    world.await_status("the mode", |status| status["mode"] == "observe")?;
+    world.await_status("the mode", |status| {
+        status["mode"] == "observe" && !status["vips"].to_string().contains("\"announced\":true")
+    })?;
     capture.so_far()?;
     thread::sleep(BURST_INTERVAL);
     let heard = capture.so_far()?;

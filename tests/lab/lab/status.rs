@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     Test,
     client::{self, Session},
-    world::{self, HTTP, NODE, SOON, Setup, TCP, VIP, VIP6, World, vip},
+    world::{self, HTTP, NODE, SOON, STOP, Setup, TCP, VIP, VIP6, World, vip},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,8 +22,25 @@ pub(crate) const TESTS: &[Test] = &[
     ("status::counts_flows_and_shows_draining", counts_flows_and_shows_draining),
     ("status::watch_goes_on_until_it_is_interrupted", watch_goes_on_until_it_is_interrupted),
     ("status::metrics_count_questions_for_vips_and_answers", metrics_count_questions),
+    ("status::tells_of_sources_that_do_not_get_past_xdp", sources_past_xdp),
     ("status::plan_says_the_same_beforehand", plan_says_the_same_beforehand),
 ];
+
+/// XDP in the kernel's stack sends to no other interface, and the node's own stack takes its own address for a forgery.
+fn sources_past_xdp(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let setup = Setup { hook: "xdp-generic", masquerade: true, backends: 1, ..Setup::default() };
+    let (mut world, agent) = World::start(sandbox, &setup)?;
+    let is_told = |status: &Value| world::problems(status).iter().any(|text| text.starts_with("[source_past_xdp]"));
+    let status = world.status()?;
+    ensure!(is_told(&status), "{status:#}");
+    ensure!(agent.terminate(STOP)?.success());
+    world.use_hook("tcx");
+    let _agent = world.run()?;
+    let status = world.status()?;
+    ensure!(!is_told(&status), "{status:#}");
+    client::get(&world.lab.client, vip(HTTP))?;
+    Ok(())
+}
 
 /// By MetalLB's names, per address.
 fn metrics_count_questions(sandbox: &Sandbox) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use evenkeel_health::Group;
-use evenkeel_loader::{FrontendSpec, Mode, Others};
+use evenkeel_loader::{FrontendSpec, Hook, Interface, Mode, Others};
 use evenkeel_maps::Vip;
 use evenkeel_neighbor::Due;
 use evenkeel_plan::{
@@ -68,6 +68,7 @@ impl NodeAgent {
                 "[{reason}] {address} port {port}/{protocol} is planned, but this data plane cannot carry it"
             ));
         }
+        obstacles.extend(self.unreachable_by_xdp(&frontends));
         let now = Instant::now();
         let failures = self.data_path.set_frontends(&frontends, self.others(), now);
         self.behind = !failures.is_empty();
@@ -85,6 +86,26 @@ impl NodeAgent {
         self.report_health();
     }
 
+    /// Why packets with another source than their client's may get nowhere, if so: those that arrive by XDP leave by the same
+    /// interface or one with XDP in its driver, and the host's own stack would take its own address for a forgery.
+    fn unreachable_by_xdp(&self, frontends: &[Arc<FrontendSpec>]) -> Option<String> {
+        let replaces =
+            |spec: &Arc<FrontendSpec>| spec.rewrite_source || spec.backends.iter().any(|backend| backend.elsewhere);
+        let hook = |interface: &&Interface| self.data_path.hook(interface);
+        let arrives = self.interfaces.iter().find(|one| matches!(hook(one), Some(Hook::Xdp | Hook::XdpGeneric)))?;
+        let others = self.interfaces.iter().filter(|one| one.index != arrives.index);
+        let closed = others.filter(|one| hook(one) != Some(Hook::Xdp)).map(|one| &*one.name).collect::<Vec<_>>();
+        (!closed.is_empty() && frontends.iter().any(replaces)).then(|| {
+            format!(
+                "[source_past_xdp] {} has XDP and {} has it not in its driver: packets whose source is replaced do not get \
+                 from the one to the other; attach {} by tcx or clsact (--hook)",
+                arrives.name,
+                closed.join(", "),
+                arrives.name
+            )
+        })
+    }
+
     pub(super) fn others(&self) -> Others {
         if self.complete { Others::Remove } else { Others::Keep }
     }
@@ -92,12 +113,17 @@ impl NodeAgent {
     /// Answers for and announces the VIPs this node owns, and nothing that is not carried.
     pub(super) fn own(&mut self, now: Instant, obstacles: &mut Vec<String>) {
         let Some(plan) = &self.plan else { return };
-        let owned = match &self.cluster {
+        let mut owned = match &self.cluster {
             None => desired::owned(plan, &self.config.node),
             // Who owns what is not known yet: what an earlier process answers for stays.
             Some(cluster) if !cluster.has_begun() => return,
             Some(cluster) => desired::held(plan, |address| cluster.answers(address)),
         };
+        let cluster = self.cluster.as_ref();
+        let is_deserted = |vip| {
+            desired::is_deserted(plan, &self.config.node, vip) && cluster.is_none_or(|cluster| cluster.answers(vip))
+        };
+        self.holding.add_to(&mut owned, is_deserted, |vips| self.data_path.with_connections(vips), now);
         // For the node's own addresses the host answers, and for ports of them that are nobody's.
         let at_vips = plan.frontends.values().filter(|frontend| !frontend.on_node);
         let mut vips: HashMap<IpAddr, Vip> = at_vips.map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
@@ -178,6 +204,10 @@ impl NodeAgent {
     pub(super) fn finish(&mut self) {
         self.save();
         self.health_ports.open();
+        let held = self.holding.vips();
+        if !held.is_empty() && self.holding.is_over(&self.data_path.with_connections(&held), Instant::now()) {
+            self.carry();
+        }
         if self.behind {
             self.carry();
             if !self.behind {

@@ -46,6 +46,7 @@ use crate::{
     groups::{self, Groups},
     health::Checker,
     health_ports::HealthPorts,
+    holding::Holding,
     host,
     leftovers::{self, Leftovers},
     next_hops::NextHops,
@@ -348,6 +349,8 @@ struct NodeAgent {
     failed: Vec<FrontendKey>,
     /// VIPs this node answers for.
     answered: BTreeSet<IpAddr>,
+    /// Those of them that have no endpoint.
+    holding: Holding,
     /// Those of them that another host claims, with its hardware address: they are not answered for until that is settled.
     claims: BTreeMap<IpAddr, Mac>,
     health_ports: HealthPorts,
@@ -412,6 +415,7 @@ impl NodeAgent {
             behind: false,
             failed: Vec::new(),
             answered: BTreeSet::new(),
+            holding: Holding::default(),
             health_ports: HealthPorts::default(),
             suspects: HashSet::new(),
             leftovers: Leftovers::default(),
@@ -478,8 +482,9 @@ impl NodeAgent {
             world.gaps = Gaps::ALL;
         }
         if self.complete {
-            // Addresses of a pool that an API has and that cannot be read are its controller's business.
-            world.gaps = Gaps { services: false, pools: self.cluster.is_some() && world.gaps.pools };
+            // Addresses of a pool that an API has and that cannot be read are its controller's business; and nobody knows what an
+            // advertisement is for that cannot be read.
+            world.gaps = if self.cluster.is_some() { Gaps { services: false, ..world.gaps } } else { Gaps::default() };
         }
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;

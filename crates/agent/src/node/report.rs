@@ -1,5 +1,9 @@
 //! What the node says of itself.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
+use evenkeel_loader::Mode;
+
 use super::NodeAgent;
 use crate::{
     cluster::Cluster,
@@ -23,6 +27,12 @@ impl NodeAgent {
         reason.map_or(Ok(()), |(_, reason)| Err(reason.to_owned()))
     }
 
+    /// The VIPs that the data path answers for: none where it only counts.
+    fn answering(&self) -> &BTreeSet<IpAddr> {
+        static NONE: BTreeSet<IpAddr> = BTreeSet::new();
+        if self.data_path.mode() == Mode::Observe { &NONE } else { &self.answered }
+    }
+
     pub(super) fn metrics(&self) -> String {
         metrics::Snapshot {
             node: &self.config.node,
@@ -31,7 +41,7 @@ impl NodeAgent {
             flow_table: self.data_path.flow_table(),
             changes: &self.changes,
             plan: self.plan.as_ref(),
-            announced: &self.answered,
+            announced: self.answering(),
             questions: self.data_path.questions().unwrap_or_default(),
             gratuitous: self.announcer.sent(),
             api: self.cluster.as_ref().map(Cluster::is_live),
@@ -49,7 +59,7 @@ impl NodeAgent {
             interfaces: &self.interfaces,
             plan: self.plan.as_ref(),
             health: &self.health,
-            announced: &self.answered,
+            announced: self.answering(),
             claims: &self.claims,
             record: &|address| self.cluster.as_ref().and_then(|cluster| cluster.record(address)),
             forwarding: self.config.defaults.forwarding,

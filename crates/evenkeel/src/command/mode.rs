@@ -10,8 +10,9 @@ use super::run::NodeName;
 /// Switch at once what a node does with packets: balance them, only count what would be balanced, or let everything pass.
 ///
 /// It is the programs that are switched, so no agent needs to run or to answer. The mode stays until it is switched again,
-/// also across restarts, unless `evenkeel run` is given another with --mode. In `bypass` and `observe` VIPs are still
-/// answered for: their packets come to this node and find no service there, as if it did not run.
+/// also across restarts, unless `evenkeel run` is given another with --mode. In `bypass` VIPs are still answered for: their
+/// packets come to this node and find no service there, as if it did not run. In `observe` the node answers for none and
+/// announces none: what is counted is what comes here all the same.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The mode

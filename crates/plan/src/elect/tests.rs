@@ -133,6 +133,22 @@ fn without_an_advertisement_nobody_announces() {
 }
 
 #[test]
+fn an_advertisement_that_cannot_be_read_may_be_for_what_no_other_one_covers() {
+    let mut world = web();
+    world.gaps.advertisements = true;
+    assert!(!decide(&world).unread, "one that can be read covers it");
+    edit_all(&mut world.l2_advertisements, |advertisement| advertisement.pools = vec!["other".to_owned()]);
+    let mut planner = Planner::new(Memory::default());
+    planner.update(&world);
+    let unread = only_announcement(planner.plan());
+    assert!(unread.unread && unread.nodes.is_empty(), "{unread:?}");
+    assert_eq!(reasons(&unread).first().map(String::as_str), Some("node-a no_advertisement"));
+    world.gaps.advertisements = false;
+    planner.update(&world);
+    assert!(!only_announcement(planner.plan()).unread, "it is gone");
+}
+
+#[test]
 fn an_advertisement_is_for_the_pools_it_names_or_selects() {
     let announced = |change: fn(&mut L2Advertisement)| {
         let mut world = web();

@@ -195,23 +195,29 @@ impl From<ObjectName> for String {
 /// versions is found without looking at what they share. That makes every decision incremental.
 pub type Objects<T> = OrdMap<ObjectName, Arc<T>>;
 
-/// What could not be read at all, not even in an earlier version.
+/// What could not be read at all, not even in an earlier version, or is only just being put there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
     /// Some services: those that are missing keep the addresses they hold.
     pub services: bool,
     /// Some pools: addresses that are in no pool may be from one of those, and are kept.
     pub pools: bool,
+    /// Some L2Advertisements: an address that no other one covers may be for one of those, and whoever announces it goes on.
+    pub advertisements: bool,
 }
 
 impl Gaps {
     /// Anything may be missing.
-    pub const ALL: Self = Self { services: true, pools: true };
+    pub const ALL: Self = Self { services: true, pools: true, advertisements: true };
 
     /// Both what one and what the other does not know.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { services: self.services || other.services, pools: self.pools || other.pools }
+        Self {
+            services: self.services || other.services,
+            pools: self.pools || other.pools,
+            advertisements: self.advertisements || other.advertisements,
+        }
     }
 }
 

@@ -157,11 +157,14 @@ impl Gatherer {
     }
 
     /// A kind that was never there has no objects. One that is there no more has lost them with its definition, which is
-    /// no wish concerning the objects.
+    /// no wish concerning the objects: when it is there again, that it has none says nothing.
     fn not_served(&mut self, kind: Kind) {
         let of_kind = Path::new(kind.as_str());
         let has_objects = self.catalog.files().any(|path| path.starts_with(of_kind))
             || self.catalog.world().configuration().any(|key| key.kind == kind);
+        if has_objects {
+            self.catalog.undefine(kind);
+        }
         if let Some(followed) = self.kinds.get_mut(&kind) {
             followed.known = true;
             followed.asked = false;

@@ -63,6 +63,10 @@ fn pool(namespace: &str, name: &str, range: &str) -> Value {
     json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"addresses": [range]}})
 }
 
+fn advertisement(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "lb"}, "spec": {"ipAddressPools": ["lan"]}})
+}
+
 fn reasons(update: &Update) -> Vec<&str> {
     update.diagnostics.iter().map(|diagnostic| diagnostic.reason).collect()
 }
@@ -104,9 +108,103 @@ fn pools_that_vanish_with_their_definition_stay_in_force() {
     let update = source.take_in(20_000, vec![News::NotServed { kind: Kind::IpAddressPool }]);
     assert_eq!(update.world.pools.len(), 2, "nobody has confirmed that there are none");
     assert!(reasons(&update).contains(&"source_unreadable") && !update.readable);
-    let update = source.list(30_000, Kind::IpAddressPool, &pools[..1]);
-    assert!(update.readable);
-    assert_eq!(update.world.pools.len(), 1, "the definition is back, and one pool with it");
+    for at in [30_000, 40_000] {
+        let update = source.list(at, Kind::IpAddressPool, &[]);
+        assert_eq!((update.world.pools.len(), update.readable), (2, true), "the definition is back, and nothing else");
+        assert_eq!(reasons(&update), ["mass_removal"]);
+        assert!(update.diagnostics[0].message.contains("with their definition"), "{}", update.diagnostics[0]);
+    }
+    let later = Duration::from_millis(40_000);
+    assert_eq!(source.gatherer.next_recheck_at(later), None, "no list says more");
+    let update = source.take_in(50_000, vec![seen(Kind::IpAddressPool, &pools[0])]);
+    assert_eq!(update.world.pools.len(), 2, "one pool is back");
+    let confirmed = 50_000 + millis(MASS_REMOVAL_DELAY);
+    assert_eq!(source.gatherer.next_recheck_at(Duration::from_millis(50_000)), Some(MASS_REMOVAL_DELAY));
+    let update = source.list(confirmed - 1, Kind::IpAddressPool, &pools[..1]);
+    assert_eq!(update.world.pools.len(), 2, "the other may follow");
+    let update = source.list(confirmed, Kind::IpAddressPool, &pools[..1]);
+    assert_eq!((update.world.pools.len(), reasons(&update)), (1, vec![]), "it does not");
+}
+
+#[test]
+fn what_is_put_back_after_its_definition_can_be_deleted_like_anything() {
+    let mut source = Source::new(&[Kind::L2Advertisement]);
+    let all = [advertisement("a"), advertisement("b")];
+    source.list(0, Kind::L2Advertisement, &all);
+    // Nobody has told of deletions: the watch had ended before.
+    let update = source.take_in(10_000, vec![News::NotServed { kind: Kind::L2Advertisement }]);
+    assert_eq!(update.world.l2_advertisements.len(), 2);
+    assert_eq!(source.list(20_000, Kind::L2Advertisement, &[]).world.l2_advertisements.len(), 2);
+    source.take_in(30_000, all.iter().map(|one| seen(Kind::L2Advertisement, one)).collect());
+    let complete = 30_000 + millis(MASS_REMOVAL_DELAY);
+    let update = source.list(complete, Kind::L2Advertisement, &all);
+    assert_eq!((update.world.l2_advertisements.len(), reasons(&update)), (2, vec![]));
+    assert_eq!(source.gatherer.next_recheck_at(Duration::from_millis(complete)), None, "all is as it was");
+    source.take_in(50_000, all.iter().map(|one| deleted(Kind::L2Advertisement, one)).collect());
+    let update = source.list(50_000 + millis(MASS_REMOVAL_DELAY), Kind::L2Advertisement, &[]);
+    assert!(update.world.l2_advertisements.is_empty() && update.diagnostics.is_empty(), "the definition is there");
+}
+
+#[test]
+fn what_is_put_back_and_vanishes_with_its_definition_again_stays_in_force() {
+    let mut source = Source::new(&[Kind::L2Advertisement]);
+    let all = [advertisement("a"), advertisement("b")];
+    source.list(0, Kind::L2Advertisement, &all);
+    source.take_in(10_000, vec![News::NotServed { kind: Kind::L2Advertisement }]);
+    // It returns and goes before all of that is taken in.
+    source.take_in(20_000, vec![seen(Kind::L2Advertisement, &all[0]), News::NotServed { kind: Kind::L2Advertisement }]);
+    let update = source.list(30_000, Kind::L2Advertisement, &[]);
+    assert_eq!((update.world.l2_advertisements.len(), reasons(&update)), (2, vec!["mass_removal"]));
+    let update = source.list(40_000, Kind::L2Advertisement, &[]);
+    assert_eq!(update.world.l2_advertisements.len(), 2);
+}
+
+#[test]
+fn pools_that_are_put_back_one_by_one_are_not_all_there_at_first() {
+    for is_served in [true, false] {
+        let mut source = Source::new(&[Kind::IpAddressPool]);
+        if is_served {
+            source.list(0, Kind::IpAddressPool, &[]);
+        } else {
+            source.take_in(0, vec![News::NotServed { kind: Kind::IpAddressPool }]);
+        }
+        let pools = [pool("lb", "a", "10.0.0.0/24"), pool("lb", "b", "10.0.1.0/24")];
+        let update = source.take_in(5000, vec![seen(Kind::IpAddressPool, &pools[0])]);
+        assert_eq!((update.world.pools.len(), update.world.gaps.pools), (1, true), "more may come");
+        let update = source.take_in(6000, vec![seen(Kind::IpAddressPool, &pools[1])]);
+        assert_eq!((update.world.pools.len(), update.world.gaps.pools), (2, true), "and more");
+        let complete = 5000 + millis(MASS_REMOVAL_DELAY);
+        let recheck = source.gatherer.next_recheck_at(Duration::from_millis(6000));
+        assert_eq!(recheck.map(millis), Some(complete - 6000));
+        assert!(source.list(complete - 1, Kind::IpAddressPool, &pools).world.gaps.pools, "a list from before");
+        let news = pools.iter().map(|pool| seen(Kind::IpAddressPool, pool));
+        let paths = pools.iter().filter_map(|pool| Resource::of(Kind::IpAddressPool, "lb").path_of(pool)).collect();
+        let listed = News::Listed { kind: Kind::IpAddressPool, paths, began: Duration::from_millis(complete) };
+        let is_told = source.gatherer.take_in_at(news.chain([listed]), Duration::from_millis(complete));
+        assert!(is_told && !source.gatherer.update().world.gaps.pools, "that is all");
+        assert_eq!(source.gatherer.next_recheck_at(Duration::from_millis(complete)), None);
+    }
+}
+
+#[test]
+fn pools_that_are_there_at_the_start_are_all_there() {
+    let mut source = Source::new(&[Kind::IpAddressPool, Kind::Service]);
+    let all = [pool("lb", "a", "10.0.0.0/24"), pool("lb", "b", "10.0.1.0/24")];
+    source.list(0, Kind::IpAddressPool, &all);
+    let update = source.list(10, Kind::Service, &services(1));
+    assert_eq!((update.world.pools.len(), update.world.gaps.pools), (2, false));
+    let update = source.take_in(20, vec![seen(Kind::IpAddressPool, &pool("lb", "c", "10.0.2.0/24"))]);
+    assert_eq!((update.world.pools.len(), update.world.gaps.pools), (3, false), "nor is one more a return");
+}
+
+#[test]
+fn an_advertisement_that_was_never_readable_is_a_gap() {
+    let mut source = Source::new(&[Kind::L2Advertisement]);
+    let mut twice = advertisement("a");
+    twice["spec"] = json!({"ipAddressPools": ["lan", "lan"]});
+    assert!(source.list(0, Kind::L2Advertisement, &[twice]).world.gaps.advertisements);
+    let update = source.take_in(10, vec![seen(Kind::L2Advertisement, &advertisement("a"))]);
+    assert_eq!((update.world.l2_advertisements.len(), update.world.gaps.advertisements), (1, false));
 }
 
 #[test]
