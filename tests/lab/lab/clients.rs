@@ -212,6 +212,7 @@ impl Scene {
         let address = target.to_string();
         let iperf = |more: &[&str]| -> anyhow::Result<Value> {
             let always = [family(target), "-c", &address, "--connect-timeout", "10000", "-J"];
+            self.await_iperf()?;
             let ended = run(self.client(), "iperf3", "iperf3", &[&always[..], more].concat())?;
             let report: Value = serde_json::from_str(&ended.stdout)?;
             ensure!(ended.status.success() && report["error"].is_null(), "iperf3 {more:?} {target}: {}", said(&ended));
@@ -230,6 +231,16 @@ impl Scene {
             ensure!(lost < 20.0, "{lost} % of datagrams of {size} bytes to {target} were lost: {end:#}");
         }
         Ok(())
+    }
+
+    /// Waits until the server takes the next test: it listens anew after each, and whoever comes before is reset.
+    fn await_iperf(&self) -> anyhow::Result<()> {
+        let server = self.servers.first().context("the server of iperf3")?;
+        world::eventually("iperf3 listens again", || {
+            let said = server.stdout();
+            let last = said.iter().rfind(|line| line.contains("listening") || line.contains("Accepted connection"));
+            Ok(last.is_some_and(|line| line.contains("listening")).then_some(()))
+        })
     }
 
     /// Window scaling, SACK and timestamps are what both ends see of each other.
@@ -425,6 +436,7 @@ fn mtu_behind_the_node(sandbox: &Sandbox, forwarding: &'static str) -> anyhow::R
         let route = scene.client().ip(["route", "get", &address])?;
         ensure!(!route.contains("mtu"), "the client's route to {target} before anything was sent: {route}");
         let iperf = [family(target), "-c", &address, "--connect-timeout", "10000", "-n", "32M"];
+        scene.await_iperf()?;
         let ended = run(scene.client(), "iperf3", "iperf3", &iperf)?;
         ensure!(ended.status.success(), "iperf3 {target}: {}", said(&ended));
         let route = scene.client().ip(["route", "get", &address])?;

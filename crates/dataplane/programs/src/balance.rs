@@ -24,9 +24,9 @@ use crate::{
 
 /// Entries of the Maglev table that are looked at for a new flow: those before it are down, warming up, or talk to this
 /// client's address and port already.
-const PICKS: u32 = 24;
-/// Members behind a table that are looked at when those slots had none.
-pub const MEMBERS: u32 = 16;
+const PICKS: u32 = 16;
+/// Members behind the table that are looked at when those slots had none.
+const MEMBERS: u32 = 8;
 
 pub const FORWARD_FLOW: Names = Names { direct: Outcome::ForwardFlow, stack: Outcome::StackFlow, untouched: false };
 const FORWARD_NEW: Names = Names { direct: Outcome::ForwardNew, stack: Outcome::StackNew, untouched: false };

@@ -34,7 +34,9 @@ const TCP_HEADER: usize = size_of::<TcpHeader>();
 /// Words of TCP options.
 const OPTIONS: usize = 10;
 /// Entries of the Maglev table that are looked at for another backend.
-const STEPS: u32 = 64;
+const STEPS: u32 = 48;
+/// Members behind it that are looked at when those had none.
+const MEMBERS: u32 = 16;
 
 const RESCUED: Names = Names { direct: Outcome::RescuedSyn, stack: Outcome::RescuedSynStack, untouched: false };
 const REPICKED: Names = Names { direct: Outcome::RepickedSyn, stack: Outcome::RepickedSynStack, untouched: false };
@@ -184,7 +186,7 @@ pub fn another(work: &Work, settings: &Settings, now: u32) -> u32 {
     if frontend.table_size == 0 {
         return SavedSyn::NOBODY;
     }
-    for step in 0..STEPS + balance::MEMBERS {
+    for step in 0..STEPS + MEMBERS {
         let Some(slot) = balance::candidate(frontend, hash as u32, step, STEPS) else { break };
         if slot == tried[0] || slot == tried[1] || slot == tried[2] || slot == tried[3] {
             continue;
