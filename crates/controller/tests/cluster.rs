@@ -536,9 +536,10 @@ async fn pools_that_are_put_back_one_by_one_cost_no_address() {
     cluster.create(SERVICES, &service("waits", &json!({}))).await;
     cluster.until_refused("waits", "no_pool").await;
     cluster.define().await;
+    // One soon after the other, as `kubectl apply` does: what is late by more than two seconds is taken for gone.
     cluster.create(POOLS, &pool("p", &["10.0.0.1-10.0.0.9"])).await;
-    cluster.until_has("waits", &["10.0.0.2"]).await;
     cluster.create(POOLS, &other).await;
+    cluster.until_has("waits", &["10.0.0.2"]).await;
     cluster.until("it is counted", async || cluster.get(POOLS, "q").await["status"]["assignedIPv4"] == 1).await;
     // Until the pools are taken for all there are.
     tokio::time::sleep(Duration::from_secs(3)).await;
