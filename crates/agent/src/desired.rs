@@ -250,11 +250,13 @@ fn limits(frontend: &Frontend) -> Option<Limits> {
     })
 }
 
-/// The VIPs this node owns: addresses it is to announce at layer 2, each with the interfaces it is limited to, if any, and those
-/// it announced last while an advertisement that cannot be read may be for them. What is announced by BGP is nobody's own, and no
-/// speaker carries it yet.
+/// VIPs that a node is to answer for, each with the interfaces it is limited to, if any.
+pub type Owned = BTreeMap<IpAddr, Option<Vec<String>>>;
+
+/// The VIPs this node owns: addresses it is to announce at layer 2, and those it announced last while an advertisement that
+/// cannot be read may be for them. What is announced by BGP is nobody's own, and no speaker carries it yet.
 #[must_use]
-pub fn owned(plan: &Plan, node: &str) -> BTreeMap<IpAddr, Option<Vec<String>>> {
+pub fn owned(plan: &Plan, node: &str) -> Owned {
     plan.announcements
         .values()
         .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)
@@ -267,11 +269,10 @@ pub fn owned(plan: &Plan, node: &str) -> BTreeMap<IpAddr, Option<Vec<String>>> {
         .collect()
 }
 
-/// The VIPs this node holds, each with the interfaces it is limited to: it answers for them until the record names another,
-/// even if another is elected already, but not for what nobody is to announce. An advertisement that cannot be read may still
-/// say that somebody is.
+/// The VIPs this node holds: it answers for them until the record names another, even if another is elected already, but not
+/// for what nobody is to announce. An advertisement that cannot be read may still say that somebody is.
 #[must_use]
-pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> BTreeMap<IpAddr, Option<Vec<String>>> {
+pub fn held(plan: &Plan, holds: impl Fn(IpAddr) -> bool) -> Owned {
     plan.announcements
         .values()
         .filter(|announcement| announcement.protocol == AnnouncementProtocol::L2)

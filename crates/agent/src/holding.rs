@@ -10,11 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::desired::Owned;
+
 /// How long a VIP without endpoints is answered for at most.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The VIPs that a node answers for, each with the interfaces it is limited to, if any.
-pub(crate) type Owned = BTreeMap<IpAddr, Option<Vec<String>>>;
 
 /// What a node holds although nobody is to announce it.
 #[derive(Debug, Default)]
@@ -36,7 +35,7 @@ impl Holding {
         now: Instant,
     ) {
         let lost = self.owned.iter().filter(|(vip, _)| !owned.contains_key(*vip) && is_deserted(**vip));
-        let lost: BTreeMap<IpAddr, Option<Vec<String>>> = lost.map(|(vip, only_on)| (*vip, only_on.clone())).collect();
+        let lost: Owned = lost.map(|(vip, only_on)| (*vip, only_on.clone())).collect();
         let living = if lost.is_empty() { BTreeSet::new() } else { living(&lost.keys().copied().collect()) };
         let before = std::mem::take(&mut self.until);
         for (vip, only_on) in lost {

@@ -217,6 +217,13 @@ async fn a_service_that_is_no_load_balancer_any_more_is_cleared_with_one_write()
     controller.stop().await;
 }
 
+/// What an uninstall of MetalLB deletes, and the pools with it.
+async fn lose_definitions(cluster: &Cluster) {
+    cluster.delete(CRDS, "ipaddresspools.metallb.io").await;
+    cluster.delete(CRDS, "configurationstates.metallb.io").await;
+    cluster.until("they are gone", async || cluster.list(POOLS).await.is_none()).await;
+}
+
 #[tokio::test]
 async fn an_uninstall_that_deletes_the_pools_with_their_definitions_costs_no_address() {
     let cluster = Cluster::new(&["10.0.0.1-10.0.0.9"]).await;
@@ -226,9 +233,7 @@ async fn an_uninstall_that_deletes_the_pools_with_their_definitions_costs_no_add
         cluster.until(name, async || !cluster.addresses(name).await.is_empty()).await;
     }
     let before = cluster.all().await;
-    cluster.delete(CRDS, "ipaddresspools.metallb.io").await;
-    cluster.delete(CRDS, "configurationstates.metallb.io").await;
-    cluster.until("they are gone", async || cluster.list(POOLS).await.is_none()).await;
+    lose_definitions(&cluster).await;
     // One that has never seen the pools.
     controller.stop().await;
     let controller = cluster.start("b");
@@ -527,9 +532,7 @@ async fn pools_that_are_put_back_one_by_one_cost_no_address() {
     cluster.until_has("of-q", &["10.0.1.1"]).await;
     // It does not ask for it any more: what it has is all that says where it belongs.
     cluster.patch(SERVICES, "of-q", &json!({"metadata": {"annotations": {"metallb.io/address-pool": null}}})).await;
-    cluster.delete(CRDS, "ipaddresspools.metallb.io").await;
-    cluster.delete(CRDS, "configurationstates.metallb.io").await;
-    cluster.until("they are gone", async || cluster.list(POOLS).await.is_none()).await;
+    lose_definitions(&cluster).await;
     // One that has never seen the pools.
     controller.stop().await;
     let controller = cluster.start("b");
