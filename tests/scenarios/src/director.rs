@@ -236,6 +236,7 @@ impl Director {
 
     /// Tells a server to end and waits until it has.
     pub(crate) fn stop(&mut self, name: &str) -> Result<()> {
+        Side::Agent.take_process(self.site.server(name)?.process.pid())?;
         let at = self.recording.now();
         self.site.server(name)?.process.signal(Signal::TERM)?;
         self.kills.push(Kill { server: name.to_owned(), at, closed: at + CLOSING });
@@ -248,8 +249,9 @@ impl Director {
 
     /// Cuts a server off, then kills it: nobody hears of its end.
     pub(crate) fn lose(&mut self, name: &str) -> Result<()> {
-        let at = self.recording.now();
         let server = self.site.server(name)?;
+        Side::Agent.take_process(server.process.pid())?;
+        let at = self.recording.now();
         server.backend.namespace.link_down("eth0")?;
         let closed = self.recording.now();
         server.process.kill();

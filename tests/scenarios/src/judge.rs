@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     case::Case,
     director::{Evidence, Kill, Segment, SegmentKind},
-    latency::{Half, Latency, Pauses, median, ms},
+    latency::{Half, Latency, Pauses, Slow, median, ms},
     load::LaneOf,
 };
 
@@ -65,6 +65,8 @@ pub struct Row {
     pub control_p999_ms: f64,
     /// What these are the medians of.
     pub rounds: Vec<Round>,
+    /// The slowest successes during faults.
+    pub slowest: Vec<Slow>,
     /// Successes during faults whose latency is unknown, because the prober itself stood still while they were due or under way.
     pub unmeasured: u64,
     /// The same without a fault.
@@ -118,6 +120,7 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
             .zip(&controls)
             .map(|(&p999_ms, &control_p999_ms)| Round { p999_ms, control_p999_ms })
             .collect(),
+        slowest: tally.fault.slowest(),
         unmeasured: tally.fault.unmeasured,
         control_unmeasured: tally.control.unmeasured,
         max_gap_ms: ms(tally.fault.gap),
@@ -135,6 +138,10 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
     let mut invalid: BTreeSet<String> = evidence.iter().flat_map(invalid).collect();
     if (row.unmeasured + row.control_unmeasured) * UNMEASURED > row.requests {
         invalid.insert("the prober stood still too often".to_owned());
+    }
+    if row.counts.is_empty() && case.scenario.bar().unnoticed && tally.prober_made_the_gap() {
+        invalid
+            .insert(format!("the prober stood still for {:.0} ms, and the longest gap may be that", ms(tally.pause)));
     }
     if !invalid.is_empty() {
         row.verdict = Verdict::Invalid;
@@ -187,13 +194,16 @@ fn times(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
     let mut reasons = Vec::new();
     if bar.unnoticed {
         if row.p999_ms > LATENCY_FACTOR * row.control_p999_ms {
+            let slowest: Vec<String> = row.slowest.iter().map(ToString::to_string).collect();
             reasons.push(format!(
-                "p99.9 of {:.1} ms, the median of the faults', is over twice the control's{}",
+                "p99.9 of {:.2} ms, the median of the faults', is over twice the control's of {:.2}; the slowest, in ms, and how \
+                 far into a fault: {}",
                 row.p999_ms,
-                tally.fault.slowest()
+                row.control_p999_ms,
+                slowest.join(", ")
             ));
         }
-        if tally.fault.gap > tally.control.gap + GAP_ALLOWANCE {
+        if tally.gap_beyond_control() > GAP_ALLOWANCE {
             reasons.push(format!("a gap of {:.0} ms is longer than the control's by more than 20 ms", row.max_gap_ms));
         }
     }
@@ -215,6 +225,8 @@ struct Tally {
     misroutes: u64,
     fault: Half,
     control: Half,
+    /// The longest time for which the prober stood still.
+    pause: Duration,
     handshake: Duration,
     causes: BTreeMap<String, u64>,
     failures: Vec<String>,
@@ -235,6 +247,7 @@ impl Tally {
         let earlier = self.fault.rounds.len();
         let rounds = rounds(segments);
         let pauses = Pauses::of(&recorded.results);
+        self.pause = self.pause.max(pauses.longest());
         for result in &recorded.results {
             let Some((index, segment)) = segment_at(segments, result.intended) else { continue };
             if segment.kind == SegmentKind::Unjudged {
@@ -251,7 +264,7 @@ impl Tally {
                     continue;
                 }
                 let took = result.end.saturating_sub(result.intended);
-                half.add(earlier + rounds[index], Latency { took, into });
+                half.add(earlier + rounds[index], Latency { took, into, server: result.server.clone() });
                 continue;
             };
             if matches!(cause, Cause::Misroute | Cause::SplitFlow) {
@@ -293,6 +306,16 @@ impl Tally {
             };
             half.gap = half.gap.max(longest_gap(&recorded.lanes, &recorded.results, *segment));
         }
+    }
+
+    fn gap_beyond_control(&self) -> Duration {
+        self.fault.gap.saturating_sub(self.control.gap)
+    }
+
+    /// Whether the longest gap is longer than it may be, and would not be but for what the prober itself did not do.
+    fn prober_made_the_gap(&self) -> bool {
+        let beyond = self.gap_beyond_control();
+        beyond > GAP_ALLOWANCE && beyond.saturating_sub(self.pause) <= GAP_ALLOWANCE
     }
 
     fn causes(&self) -> String {
@@ -507,6 +530,20 @@ mod tests {
             [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
         );
         assert_eq!(of(&[Unjudged, Control]), [0, 0]);
+    }
+
+    #[test]
+    fn a_gap_that_the_prober_may_have_made_says_nothing() {
+        let made = |fault, control, pause| {
+            let ms = Duration::from_millis;
+            let half = |gap| Half { gap: ms(gap), ..Half::default() };
+            Tally { fault: half(fault), control: half(control), pause: ms(pause), ..Tally::default() }
+                .prober_made_the_gap()
+        };
+        assert!(made(110, 25, 80));
+        assert!(!made(110, 25, 60), "it stood still for less than what is too much");
+        assert!(!made(45, 25, 80), "no longer than it may be");
+        assert!(!made(25, 110, 80));
     }
 
     #[test]

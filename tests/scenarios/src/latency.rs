@@ -1,8 +1,9 @@
 //! How long requests took, as far as that can be known.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use evenkeel_probe::measure::RequestResult;
+use serde::Serialize;
 
 /// How late the prober may start a request that it still measures.
 const LATE: Duration = Duration::from_millis(1);
@@ -33,6 +34,11 @@ impl Pauses {
         Self { spans }
     }
 
+    /// The longest.
+    pub(crate) fn longest(&self) -> Duration {
+        self.spans.iter().map(|(first, last)| *last - *first).max().unwrap_or_default()
+    }
+
     /// Whether a request was due or under way during one.
     pub(crate) fn touch(&self, result: &RequestResult) -> bool {
         let first = self.spans.partition_point(|(_, last)| *last < result.intended);
@@ -52,10 +58,29 @@ pub(crate) struct Half {
 }
 
 /// How long a request took, and how far into its piece of time it was due. Ordered by the former.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Latency {
     pub(crate) took: Duration,
     pub(crate) into: Duration,
+    pub(crate) server: Option<String>,
+}
+
+/// One of the slowest requests of a row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Slow {
+    /// From the time it was due to its answer's end, in milliseconds.
+    pub took_ms: f64,
+    /// When it was due, in seconds since the fault's begin.
+    pub into_s: f64,
+    /// Who answered, where the answer says so.
+    pub server: Option<String>,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} at {:.2} s", self.took_ms, self.into_s)?;
+        self.server.as_ref().map_or(Ok(()), |server| write!(f, " from {server}"))
+    }
 }
 
 impl Half {
@@ -81,16 +106,15 @@ impl Half {
     }
 
     /// The slowest requests, for whoever wants to know what they waited for.
-    pub(crate) fn slowest(&self) -> String {
-        let mut all: Vec<Latency> = self.rounds.iter().flatten().copied().collect();
-        all.sort_unstable();
-        let slowest: Vec<String> = all
-            .iter()
-            .rev()
-            .take(TOLD)
-            .map(|Latency { took, into }| format!("{:.1} at {:.2} s", ms(*took), into.as_secs_f64()))
-            .collect();
-        format!("; the slowest, in ms, and how far into a fault: {}", slowest.join(", "))
+    pub(crate) fn slowest(&self) -> Vec<Slow> {
+        let mut all: Vec<&Latency> = self.rounds.iter().flatten().collect();
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        let slow = |latency: &Latency| Slow {
+            took_ms: ms(latency.took),
+            into_s: (latency.into.as_secs_f64() * 1e3).round() / 1e3,
+            server: latency.server.clone(),
+        };
+        all.into_iter().take(TOLD).map(slow).collect()
     }
 }
 
@@ -140,6 +164,7 @@ pub(crate) mod tests {
         let pauses = Pauses::of(&late);
         let ms = Duration::from_millis;
         assert_eq!(pauses.spans, [(ms(12), ms(20)), (ms(50), ms(53))]);
+        assert_eq!(pauses.longest(), ms(8));
         assert!(pauses.touch(&request(11, 11, 20)), "on its way when it began");
         assert!(pauses.touch(&late[0]), "due in it");
         assert!(pauses.touch(&request(40, 40, 70)), "on its way all the time");
@@ -155,7 +180,7 @@ pub(crate) mod tests {
             for (round, slow) in slow.iter().enumerate() {
                 for number in 0..2000 {
                     let took = Duration::from_millis(if number < 3 { *slow } else { 1 });
-                    half.add(round, Latency { took, into: Duration::ZERO });
+                    half.add(round, Latency { took, into: Duration::ZERO, server: None });
                 }
             }
             median(&half.p999())

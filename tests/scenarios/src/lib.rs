@@ -22,6 +22,7 @@ pub mod version_1;
 pub use capture::capture;
 pub use case::{Case, Scenario, Servers, cases};
 pub use judge::{Row, Verdict};
+pub use latency::Slow;
 pub use report::Report;
 pub use subject::{Forwarding, Kind};
 

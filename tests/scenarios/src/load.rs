@@ -13,7 +13,7 @@ use evenkeel_lab::{Namespace, manifests::Port};
 use evenkeel_probe::{Close, Config, Lane, LaneKind, Measurement, Prober, Progress, measure::RequestResult};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::processors::Side;
+use crate::{processors::Side, site::NAME};
 
 /// The 99th percentile of the prober's own lag from which on a run says nothing.
 pub(crate) const MAX_LAG: Duration = Duration::from_millis(2);
@@ -57,7 +57,7 @@ impl Stream {
                 let mut lane = Lane::to(self.kind, SocketAddr::from((address, self.port.port)), rate);
                 lane.name = format!("{}-{address}-{number}", self.kind.scheme());
                 if self.port.name == "dns" {
-                    "www.example.com".clone_into(&mut lane.path);
+                    NAME.clone_into(&mut lane.path);
                 }
                 // The DNS server does not say its name unless asked for it in a way that caches do not have.
                 if self.port.name != "dns" {
