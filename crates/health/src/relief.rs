@@ -5,8 +5,8 @@
 
 use crate::ramp::FULL;
 
-/// Of the flows that fall to all of them, at least this much is taken at once. With half of it, one flow in 16 million
-/// looks at 24 backends in vain.
+/// Of the flows that fall to all of them, at least this much is taken at once. With half of it, one flow in 65,000
+/// looks at 16 slots in vain, and then meets one that it would have passed by.
 const LEAST: u64 = 128;
 
 /// A backend's part of the new flows that fall to those of a Maglev table.

@@ -568,7 +568,12 @@ fn fragments() -> anyhow::Result<Fragments> {
     Ok(aya::maps::HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin(map::FRAGMENTS))?))?)
 }
 
-/// Empties the flow table.
+/// The backends that flows have left.
+fn former() -> anyhow::Result<aya::maps::HashMap<MapData, u64, Flow>> {
+    Ok(aya::maps::HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin(map::FORMER))?))?)
+}
+
+/// Empties the flow table, and what is remembered beside it.
 fn forget_flows() -> anyhow::Result<()> {
     let mut flows = array::<FlowBucket>(map::FLOWS)?;
     let none = FlowBucket { tags: [FlowBucket::FREE; WAYS], flows: [Flow::NONE; WAYS] };
@@ -582,6 +587,10 @@ fn forget_flows() -> anyhow::Result<()> {
     let mut fragments = fragments()?;
     for key in fragments.keys().flatten().collect::<Vec<_>>() {
         fragments.remove(&key)?;
+    }
+    let mut former = former()?;
+    for key in former.keys().flatten().collect::<Vec<_>>() {
+        former.remove(&key)?;
     }
     Ok(())
 }

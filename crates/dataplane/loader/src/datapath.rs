@@ -590,6 +590,25 @@ impl DataPath {
         self.carried.contains_key(&frontend)
     }
 
+    /// Whether this frontend is carried as an earlier process had it, and this one has said nothing of it.
+    #[must_use]
+    pub fn is_adopted(&self, frontend: FrontendKey) -> bool {
+        self.carried.contains_key(&frontend) && !self.applied.contains_key(&frontend)
+    }
+
+    /// Lets frontends take new connections again that an earlier process closed at its end.
+    ///
+    /// # Errors
+    /// When the map cannot be written: try again.
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        for (key, frontend) in self.carried.iter_mut().filter(|(_, frontend)| frontend.flags & Frontend::CLOSED != 0) {
+            let open = Frontend { flags: frontend.flags & !Frontend::CLOSED, ..*frontend };
+            self.frontends.insert(*key, open, 0).map_err(map_error(map::FRONTENDS))?;
+            *frontend = open;
+        }
+        Ok(())
+    }
+
     /// Carries one frontend: what it gets first, the table beside the old one, then the switch, then what it loses. Until the
     /// switch new flows are those of the old entry, and meet all that it needs.
     fn set_frontend(&mut self, spec: &FrontendSpec, now: Instant) -> Result<(), Error> {
@@ -684,7 +703,8 @@ impl DataPath {
 
     /// Gives every backend its slot, and what it is to have more than before.
     fn put_backends(&mut self, spec: &FrontendSpec) -> Result<Vec<u32>, Error> {
-        let of_all = if spec.direct { Backend::DIRECT } else { 0 };
+        let of_all =
+            if spec.direct { Backend::DIRECT } else { 0 } | if spec.limits.is_some() { Backend::LIMITED } else { 0 };
         let mut slots = Vec::with_capacity(spec.backends.len());
         for backend in &spec.backends {
             let is_new = self.slots.find(spec.key, backend.address).is_none();
@@ -788,6 +808,12 @@ impl DataPath {
             self.present_vips.insert(vip, *value);
         }
         Ok(())
+    }
+
+    /// The VIPs that are answered for on some interface, with the bits of those ([`Self::answer_bit`]).
+    pub fn answered(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
+        let all = self.present_vips.iter().map(|(vip, value)| (vip.ip(), value.answer_on));
+        all.filter(|(_, answer_on)| *answer_on != 0)
     }
 
     /// Answers for VIPs for so long from now on, until this is called again; `None`: for good. With `yields` the programs stop

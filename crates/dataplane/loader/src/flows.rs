@@ -154,10 +154,14 @@ impl<F: Elements<FlowBucket> + Words, R: Elements<ReplyBucket> + Words> FlowTabl
             self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, tag);
             return 0;
         }
-        self.forget_reply(&flow, number, &backend(flow.backend), sources);
         let word = u32::from_ne_bytes([flow.protocol, flow.state, flow.flags, flow.datagrams]);
         // Protocol zero: no packet matches the record any more.
-        self.flows.exchange(index, word_offset(way), word, 0);
+        if !self.flows.exchange(index, word_offset(way), word, 0) {
+            // A packet had found it before it was claimed.
+            self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, tag);
+            return 0;
+        }
+        self.forget_reply(&flow, number, &backend(flow.backend), sources);
         self.flows.exchange(index, way * 4, FlowBucket::CLAIMED, FlowBucket::FREE);
         1
     }

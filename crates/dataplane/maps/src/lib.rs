@@ -338,6 +338,8 @@ impl Backend {
     pub const DIRECT: u8 = 1;
     /// Replace the client's address by one of this node's, so that replies come back here.
     pub const REWRITE_SOURCE: u8 = 2;
+    /// Its frontend is limited: what becomes of its flows is counted.
+    pub const LIMITED: u8 = 4;
     /// All of its flows.
     pub const FULL_SHARE: u8 = 255;
     /// An unused slot.

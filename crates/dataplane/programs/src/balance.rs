@@ -252,7 +252,7 @@ fn note_reply(packet: &Packet, found: &Found, settings: &Settings, now: u32) {
             is_there(found, packet.tuple.protocol, settings);
         }
     }
-    found.note(state);
+    found.note_end(state);
 }
 
 /// A backend has answered what was not answered before, or one that seemed to be gone or reset has.
@@ -315,8 +315,8 @@ fn known_flow(
             if unanswered && settings.rescue_tries != 0 && now.wrapping_sub(flow.client_seen) >= ticks::SYN_AGAIN {
                 return Some(Err(Outcome::RepickedSyn));
             }
-        } else if gone || (state == backend_state::TOMBSTONE && is_abandoned(flow, now)) {
-            found.note(Flow::RESET);
+        } else if gone || (state == backend_state::TOMBSTONE && is_abandoned(packet, flow, now)) {
+            found.note_end(Flow::RESET);
             return Some(Err(Outcome::ResetBackendGone));
         }
         let mut bits = 0;
@@ -338,7 +338,7 @@ fn known_flow(
                 found.take_back(Flow::RESET);
             }
         }
-        found.note(bits);
+        found.note_end(bits);
     } else {
         let usable =
             (state == backend_state::ACTIVE && !datagram::is_out(backend, now)) || state == backend_state::DRAIN;
@@ -383,9 +383,13 @@ fn stay(packet: &Packet, target: &mut Target, found: &Found, now: u32) -> bool {
 
 /// Whether a client has asked several times, with pauses between, and its backend, which is no longer an endpoint, has not
 /// said anything since: it is not there any more.
+///
+/// Nobody answers a mere acknowledgement.
 #[inline(always)]
-fn is_abandoned(flow: &mut Flow, now: u32) -> bool {
-    if now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
+fn is_abandoned(packet: &Packet, flow: &mut Flow, now: u32) -> bool {
+    let end = packet.transport_offset + packet.header as u32;
+    let asks = packet.length + packet::ETHERNET as u32 > end || packet.flags & tcp_flags::FIN != 0;
+    if asks && now.wrapping_sub(flow.client_seen) >= ticks::REFRESH {
         flow.datagrams = flow.datagrams.saturating_add(1);
     }
     flow.datagrams > Flow::IN_VAIN
@@ -517,7 +521,11 @@ fn hand_out(work: &mut Work, hash: u64) -> Result<(), Outcome> {
         let Some(slot) = maps::table_slot(frontend.table_row, turn.wrapping_add(step) % size) else { break };
         let Some(backend) = BACKENDS.get(slot) else { break };
         let is_sender = backend.address == packet.tuple.source;
-        if backend.state != backend_state::ACTIVE || is_sender || !takes(backend, turn ^ slot) {
+        if backend.state != backend_state::ACTIVE || is_sender || backend.share == 0 {
+            continue;
+        }
+        // The last one has it, warming up or not: better that than nobody.
+        if step + 1 < PICKS && !takes(backend, turn ^ slot) {
             continue;
         }
         traffic::count(slot, packet.frame_length, true);
@@ -552,8 +560,15 @@ pub fn flow_flags(backend: &Backend, rewrites_source: bool, from_host: bool) -> 
 #[inline(never)]
 fn record(work: &mut Work, stale: Option<&Found>, hash: u64, now: u32) -> Result<(), Outcome> {
     let Some(settings) = SETTINGS.get(0) else { return Err(Outcome::PassNotVip) };
-    let Work { flow, reply, frontend, .. } = &*work;
+    let Work { packet, flow, reply, frontend, .. } = &*work;
     let is_counted = frontend.flags & Frontend::LIMITED != 0 && adds_a_flow(stale, now);
+    if let Some(found) = stale
+        && found.flow().state & Flow::ANSWERED == 0
+        && flow.protocol == TCP
+        && continues(packet, found, now)
+    {
+        rescue::leave_behind(found, settings, now);
+    }
     let recorded = match stale {
         Some(found) => flows::replace(found, flow, reply, settings).ok_or(Outcome::DropFlowTable),
         None => flows::insert(flow, reply, settings, hash, now),
@@ -614,10 +629,10 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
     for step in 0..PICKS + MEMBERS {
         let Some(slot) = candidate(&work.frontend, hash as u32, step, PICKS) else { break };
         let Some(backend) = BACKENDS.get(slot) else { break };
-        if backend.state != backend_state::ACTIVE || !takes(backend, (hash >> 32) as u32 ^ slot) {
+        if backend.state != backend_state::ACTIVE || backend.share == 0 {
             continue;
         }
-        if backend.ejected_until != 0 && steps::is_avoided(slot, now) {
+        if !takes(backend, (hash >> 32) as u32 ^ slot) || (backend.ejected_until != 0 && steps::is_avoided(slot, now)) {
             avoided = slot;
             continue;
         }
@@ -627,7 +642,7 @@ fn pick(work: &mut Work, settings: &Settings, now: u32) -> u32 {
         }
         reason = ALL_TAKEN;
     }
-    // Better one that refused somebody a moment ago than none.
+    // Better one that is warming up, or refused somebody a moment ago, than none.
     let Some(backend) = BACKENDS.get(avoided) else { return reason };
     work.reply = reply_tuple(&work.packet, backend);
     if steps::is_taken(work, now) { ALL_TAKEN } else { avoided }

@@ -3,12 +3,12 @@
 use core::arch::asm;
 
 use evenkeel_maps::{
-    Flow, FlowBucket, Outcome, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS, place,
-    ticks,
+    Backend, Flow, FlowBucket, Outcome, Place, REPLY_BUCKETS_PER_FLOW_BUCKET, ReplyBucket, Settings, TCP, Tuple, WAYS,
+    place, ticks,
 };
 
 use crate::{
-    atomic,
+    atomic, limits,
     maps::{BACKENDS, FLOWS, REPLIES, SOURCE_ADDRESSES, VICTIM},
 };
 
@@ -69,6 +69,17 @@ impl Found {
         // Protocol, state, flags and datagrams are one word.
         // SAFETY: as above, and the word is aligned.
         unsafe { atomic::set_bits((&raw mut flow.protocol).cast(), u32::from_ne_bytes([0, bits, 0, 0])) };
+    }
+
+    /// The same of bits that may end the flow: what has ended does not count against a limit any more.
+    #[inline(always)]
+    pub fn note_end(&self, bits: u8) {
+        const ENDS: u8 = Flow::FIN_CLIENT | Flow::FIN_BACKEND | Flow::RESET;
+        if bits & ENDS != 0 && self.flow().flags & Backend::LIMITED != 0 {
+            limits::note_end(self, bits);
+        } else {
+            self.note(bits);
+        }
     }
 
     /// Takes bits away from the flow's state.
@@ -412,7 +423,21 @@ fn find_reply_in(index: u32, tag: u32, key: &Tuple, found: &mut Found) -> Option
     if tagged == 0 {
         return None;
     }
-    let number = unsafe { *entry_of(bucket, lowest(tagged)) } as u32;
+    if matches_entry(entry_of(bucket, lowest(tagged)), key, found).is_some() {
+        return Some(());
+    }
+    // One that has lost its record, or of another flow with the same tag.
+    let others = tagged & (tagged - 1);
+    if others == 0 {
+        return None;
+    }
+    matches_entry(entry_of(bucket, lowest(others)), key, found)
+}
+
+/// Whether an entry of the reply index leads to the flow that a backend's packet belongs to.
+#[inline(never)]
+fn matches_entry(entry: *const u64, key: &Tuple, found: &mut Found) -> Option<()> {
+    let number = unsafe { *entry } as u32;
     let flow_bucket = FLOWS.get_ptr_mut(number / WAYS as u32)?;
     let record = record(flow_bucket, number % WAYS as u32);
     // SAFETY: as in `read`.
@@ -496,12 +521,17 @@ pub fn remove(found: &Found, key: &Tuple, settings: &Settings) {
     }
 }
 
-/// Moves a flow that is in the table to another backend; its record stays where it is.
+/// Moves a flow that is in the table to another backend; its record stays where it is. `None`: the reply index has no room for
+/// that, and nothing has changed.
 #[inline(never)]
 pub fn replace(found: &Found, flow: &Flow, reply: &Tuple, settings: &Settings) -> Option<()> {
+    // Until the record is written, no packet matches it by this entry.
+    if !add_reply(reply, found.number, settings) {
+        return None;
+    }
     forget_reply(found.flow(), found.number);
     write(found.record, flow);
-    if add_reply(reply, found.number, settings) { Some(()) } else { None }
+    Some(())
 }
 
 /// Writes a record that this CPU has claimed: invalid until it is complete.

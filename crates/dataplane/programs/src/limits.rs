@@ -1,12 +1,16 @@
 //! What a service lets in.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use evenkeel_maps::{Address, Outcome, SourceRange, since, ticks};
+use evenkeel_maps::{Address, Frontend, Outcome, SourceRange, since, ticks};
 
 use crate::{
     atomic,
-    maps::{LIMITS, SOURCE_RANGES},
+    flows::Found,
+    maps::{BACKENDS, FRONTENDS, LIMITS, SOURCE_RANGES},
 };
+
+/// Longer than a bucket takes to fill, or as good as that.
+const DAY: u64 = 24 * 3600 * ticks::SECOND as u64;
 
 /// Whether one of the frontend's source ranges holds the client.
 #[inline(never)]
@@ -42,20 +46,47 @@ pub fn count(row: u32) {
     }
 }
 
+/// Notes what may end a limited flow, and counts it no more if it did. What ends otherwise, user space finds when it counts.
+#[inline(never)]
+pub fn note_end(found: &Found, bits: u8) {
+    let flow = found.flow();
+    let had_ended = flow.is_closed();
+    found.note(bits);
+    if had_ended || !flow.is_closed() {
+        return;
+    }
+    let Some(backend) = BACKENDS.get(found.backend) else { return };
+    // SAFETY: user space replaces entries as a whole.
+    let Some(frontend) = (unsafe { FRONTENDS.get(backend.frontend) }) else { return };
+    if frontend.flags & Frontend::LIMITED == 0 {
+        return;
+    }
+    let Some(limit) = LIMITS.get_ptr_mut(frontend.limit) else { return };
+    // SAFETY: the memory is the map's for good, and aligned. Who loses against another CPU leaves it to user space.
+    unsafe {
+        let present = (*limit).present;
+        if present != 0 {
+            atomic::exchange(&raw mut (*limit).present, present, present - 1);
+        }
+    }
+}
+
 /// A token bucket. Of two CPUs that take the last token at once, both may get it.
 #[inline(always)]
 fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
     const TOKEN: u64 = 1000;
     let before = *bucket;
     let (then, tokens) = ((before >> 32) as u32, before & 0xffff_ffff);
-    // What came in since, in thousandths: no more than ten seconds are counted, so that nothing overflows. Another CPU may
-    // have been here a tick later.
+    // What came in since, in thousandths, without an overflow. Another CPU may have been here a tick later.
     let mut span = since(then, now) as u64;
-    if span > 10 * ticks::SECOND as u64 {
-        span = 10 * ticks::SECOND as u64;
+    if span > DAY {
+        span = DAY;
     }
     let full = burst as u64 * TOKEN;
-    let mut tokens = tokens + span * rate as u64 * TOKEN / ticks::SECOND as u64;
+    const SECOND: u64 = ticks::SECOND as u64;
+    let rate = rate as u64;
+    let came = if span > 10 * SECOND { span * rate / SECOND * TOKEN } else { span * rate * TOKEN / SECOND };
+    let mut tokens = tokens + came;
     if tokens > full || before == 0 {
         tokens = full;
     }

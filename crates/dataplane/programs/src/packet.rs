@@ -68,6 +68,8 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP flags, zero for others.
     pub flags: u8,
+    /// TCP header with its options, in bytes; zero for others.
+    pub header: u8,
     /// TCP sequence number as on the wire, zero for others.
     pub sequence: [u8; 4],
     /// Identification of a fragment, as on the wire.
@@ -91,6 +93,7 @@ impl Packet {
             is_first_fragment: false,
             ttl: ip.ttl,
             flags: 0,
+            header: 0,
             sequence: [0; 4],
             identification: [ip.identification[0], ip.identification[1], 0, 0],
             transport_offset: transport_offset as u32,
@@ -109,6 +112,7 @@ impl Packet {
             is_first_fragment: false,
             ttl: ip.hop_limit,
             flags: 0,
+            header: 0,
             sequence: [0; 4],
             identification: [0; 4],
             transport_offset: transport_offset as u32,
@@ -417,6 +421,7 @@ fn read_transport(frame: &impl Frame, packet: &mut Packet, icmp: u8) {
                     packet.tuple.destination_port = read_16::<2>(tcp.cast()).to_ne_bytes();
                     packet.sequence = read_32::<4>(tcp.cast()).to_ne_bytes();
                     packet.flags = (*tcp).flags;
+                    packet.header = (*tcp).data_offset >> 4 << 2;
                 }
                 packet.transport = Transport::Tcp;
             }

@@ -197,7 +197,16 @@ pub fn another(work: &Work, settings: &Settings, now: u32) -> u32 {
     }
     let place = silent.trailing_zeros() as usize % TRIED;
     let slot = tried[place];
-    if *silent != 0 && slot != flow.backend && serves(slot, now) { slot } else { SavedSyn::NOBODY }
+    // It may be another service's by now.
+    let is_ours = |backend: &Backend| backend.frontend == frontend_key(flow);
+    let fits = *silent != 0 && slot != flow.backend && BACKENDS.get(slot).is_some_and(is_ours);
+    if fits && serves(slot, now) { slot } else { SavedSyn::NOBODY }
+}
+
+/// The key of the frontend of a flow.
+#[inline(always)]
+fn frontend_key(flow: &Flow) -> FrontendKey {
+    FrontendKey { address: flow.vip, port: flow.vip_port, protocol: flow.protocol, pad: [0; 5] }
 }
 
 /// Whether the backend in this slot may have one more flow.
@@ -234,13 +243,20 @@ fn note(work: &Work, bits: u8) {
     }
 }
 
+/// The same of bits that may end it.
+#[inline(always)]
+fn note_end(work: &Work, bits: u8) {
+    if let Some(found) = work.found.found() {
+        found.note_end(bits);
+    }
+}
+
 /// The frontend of `work.flow`, into `work.frontend`.
 #[inline(always)]
 pub fn find_frontend(work: &mut Work) -> bool {
     let Work { flow, frontend, .. } = work;
-    let key = FrontendKey { address: flow.vip, port: flow.vip_port, protocol: flow.protocol, pad: [0; 5] };
     // SAFETY: user space replaces entries as a whole.
-    match unsafe { FRONTENDS.get(key) } {
+    match unsafe { FRONTENDS.get(frontend_key(flow)) } {
         Some(found) => {
             *frontend = *found;
             true
@@ -291,6 +307,16 @@ fn remember(work: &mut Work, slot: u32, settings: &Settings, why: u8, now: u32) 
     true
 }
 
+/// Remembers the backend of a flow that is about to be another one's, because it serves no longer, and has not answered.
+#[inline(never)]
+pub fn leave_behind(found: &Found, settings: &Settings, now: u32) {
+    let flow = found.flow();
+    let Some(key) = flows::reply_key(flow) else { return };
+    found.note(Flow::RETRIED);
+    flow.last_seen = now;
+    let _ = FORMER.insert(key.reply_hash(settings.hash_seed), &*flow, 0);
+}
+
 // ---------------------------------------------------------------- refused and unanswered SYNs
 
 /// A reset from a backend that has not answered yet. `work.packet` is the reset, `work.found` its flow. `Ok`: what the frame is
@@ -320,7 +346,7 @@ fn exhausted(work: &mut Work) {
 /// Nothing can be done about a reset: it goes to the client by these names.
 #[inline(always)]
 fn finally(work: &mut Work, names: Names) {
-    note(work, Flow::RESET | Flow::REFUSED);
+    note_end(work, Flow::RESET | Flow::REFUSED);
     maps::refuse(work.frontend.number, names.stack);
     let direct = work.flow.flags & Backend::DIRECT != 0;
     work.target = send::Target { ends: balance::restored(&work.flow), direct, names };
@@ -342,7 +368,7 @@ fn judge<F: Frame>(frame: &F, work: &mut Work, settings: &Settings) -> Result<()
         _ => {
             // Of a SYN that was not kept, or of what came in the midst of a connection.
             if acknowledged == 1 || isn == [0; 4] {
-                note(work, Flow::RESET | Flow::REFUSED);
+                note_end(work, Flow::RESET | Flow::REFUSED);
             }
             return Ok(());
         }
@@ -506,25 +532,33 @@ pub fn depart(frame: &impl Frame, work: &mut Work, now: u32) -> Outcome {
 /// A SYN that the client sends again, because its backend has not answered. `work.found` is its flow.
 #[inline(always)]
 pub fn repick(work: &mut Work, settings: &Settings, now: u32) -> Result<(), Outcome> {
-    ask_others(work, settings);
-    let moved = move_on(work, settings, Flow::RETRIED, now);
+    let moved = ask_others(work, settings) && move_on(work, settings, Flow::RETRIED, now);
     asked(work, moved, settings)
 }
 
 /// Who is not to be asked again by a SYN that comes again: all that have been, or, once there is no room for more, the last.
+/// `false`: nobody else is, for the backend may have the data that came with the first.
 #[inline(never)]
-fn ask_others(work: &mut Work, settings: &Settings) {
+fn ask_others(work: &mut Work, settings: &Settings) -> bool {
     recall(work);
     only_this_one(work);
-    let Some(entry) = saved(key(&work.flow, settings)) else { return };
+    let Some(entry) = saved(key(&work.flow, settings)) else { return true };
     // SAFETY: the memory is the map's for good.
     let entry = unsafe { &mut *entry };
+    if entry.sequence != work.flow.initial_sequence {
+        // Of an earlier connection between these ends.
+        return true;
+    }
+    if entry.has_data != 0 {
+        return false;
+    }
     entry.silent |= 1 << (entry.tries % TRIED as u32);
     entry.tries = entry.tries.wrapping_add(1);
     if entry.tries >= TRIED as u32 {
         (entry.tries, entry.tried, entry.silent) = (1, work.tried, 1);
     }
     (work.tried, work.silent) = (entry.tried, entry.silent);
+    true
 }
 
 /// Says where a SYN goes that came again.
