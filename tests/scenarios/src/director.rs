@@ -31,7 +31,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Faults of a row that shows what rescue is good for.
 const FAULTS_WITHOUT_RESCUE: u32 = 3;
 /// How long a request may take. Longer than three SYNs.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a server may take from SIGTERM until nobody can complete a handshake with it any more.
 const CLOSING: Duration = Duration::from_millis(100);
 /// How often a pause looks whether something is due.
@@ -52,6 +52,8 @@ pub(crate) enum SegmentKind {
     Control,
     /// A fault and what it leads to.
     Fault,
+    /// A look at the kernel, whose processes cost milliseconds: what is lost counts, times do not.
+    Untimed,
     /// Not judged: warming up, or before what the scenario asks for begins.
     Unjudged,
 }

@@ -123,9 +123,10 @@ fn upgrade(director: &mut Director) -> Result<()> {
     Ok(())
 }
 
-/// What the subject has in the kernel. To look takes processes of its own, whose effect is not the fault's.
+/// What the subject has in the kernel. To look takes processes of its own, whose effect is not the fault's; but they make no request
+/// fail.
 fn inspect(director: &mut Director) -> Result<Attached> {
-    director.begin(SegmentKind::Unjudged);
+    director.begin(SegmentKind::Untimed);
     let attached = director.subject.attached()?;
     director.pause(SETTLED)?;
     Ok(attached)

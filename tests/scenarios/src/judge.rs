@@ -1,21 +1,22 @@
 //! What became of a row's requests, and whether that keeps the promise.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     time::Duration,
 };
 
 use evenkeel_probe::{
-    Cause, LaneKind,
+    Cause, InvalidReason, LaneKind,
     measure::{Phase, RequestResult},
 };
 use serde::Serialize;
 
 use crate::{
     case::Case,
-    director::{Evidence, Kill, Segment, SegmentKind},
-    latency::{Half, Latency, Pauses, Slow, median, ms},
+    director::{Evidence, Segment, SegmentKind},
+    ended::{broke_kept, named_before, of_ended_flow, was_in_flight},
+    latency::{Half, Pauses, Slow, median, ms},
     load::LaneOf,
 };
 
@@ -75,6 +76,10 @@ pub struct Row {
     pub max_gap_ms: f64,
     /// The same without a fault.
     pub control_gap_ms: f64,
+    /// The former without what the prober stood still in it, of which 100 ms at most are left out.
+    pub judged_gap_ms: f64,
+    /// The same without a fault.
+    pub control_judged_gap_ms: f64,
     /// What that means.
     pub verdict: Verdict,
     /// Why it did not pass.
@@ -125,6 +130,8 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
         control_unmeasured: tally.control.unmeasured,
         max_gap_ms: ms(tally.fault.gap),
         control_gap_ms: ms(tally.control.gap),
+        judged_gap_ms: ms(tally.fault.gap_judged),
+        control_judged_gap_ms: ms(tally.control.gap_judged),
         verdict: Verdict::Pass,
         reasons: Vec::new(),
         counts: Vec::new(),
@@ -132,36 +139,66 @@ pub(crate) fn row(case: &Case, evidence: &[Evidence]) -> Row {
     };
     row.counts = counts(case, &row, &tally);
     row.reasons = row.counts.iter().cloned().chain(times(case, &row, &tally)).collect();
-    if !row.reasons.is_empty() {
-        row.verdict = Verdict::Fail;
-    }
-    let mut invalid: BTreeSet<String> = evidence.iter().flat_map(invalid).collect();
-    if (row.unmeasured + row.control_unmeasured) * UNMEASURED > row.requests {
-        invalid.insert("the prober stood still too often".to_owned());
-    }
-    if row.counts.is_empty() && case.scenario.bar().unnoticed && tally.prober_made_the_gap() {
-        invalid
-            .insert(format!("the prober stood still for {:.0} ms, and the longest gap may be that", ms(tally.pause)));
-    }
-    if !invalid.is_empty() {
-        row.verdict = Verdict::Invalid;
-        row.reasons = invalid.into_iter().collect();
-    }
+    let doubts = Doubts::of(case, evidence, &row, &tally);
+    conclude(&mut row, doubts);
     row
 }
 
-/// Why the prober was not fit to judge.
-fn invalid(evidence: &Evidence) -> Vec<String> {
-    let measurement = &evidence.recorded.measurement;
-    let mut reasons: Vec<String> = measurement
-        .invalid
-        .iter()
-        .map(|reason| format!("the prober was not fit to judge: {}", reason.name()))
-        .collect();
-    if measurement.results_dropped > 0 {
-        reasons.push("results were not read in time".to_owned());
+/// Says what became of a row. Doubts of its times excuse none of its counts: what was lost is not measured again until it is not.
+fn conclude(row: &mut Row, Doubts { counts, times }: Doubts) {
+    if !counts.is_empty() || (row.counts.is_empty() && !times.is_empty()) {
+        row.verdict = Verdict::Invalid;
+        row.reasons = counts.into_iter().chain(times).collect();
+    } else if !row.reasons.is_empty() {
+        row.verdict = Verdict::Fail;
+        if !times.is_empty() {
+            row.reasons = row.counts.iter().cloned().chain(times).collect();
+        }
     }
-    reasons
+}
+
+/// Why the prober was not fit to judge a row.
+#[derive(Debug, Default)]
+struct Doubts {
+    /// Not even what was counted: something was lost at the prober itself.
+    counts: BTreeSet<String>,
+    /// Only times.
+    times: BTreeSet<String>,
+}
+
+impl Doubts {
+    fn of(case: &Case, evidence: &[Evidence], row: &Row, tally: &Tally) -> Self {
+        let mut doubts = Self::default();
+        for measurement in evidence.iter().map(|one| &one.recorded.measurement) {
+            for reason in &measurement.invalid {
+                let of = if concerns_times(*reason) { &mut doubts.times } else { &mut doubts.counts };
+                of.insert(format!("the prober was not fit to judge: {}", reason.name()));
+            }
+            if measurement.results_dropped > 0 {
+                doubts.counts.insert("results were not read in time".to_owned());
+            }
+        }
+        if (row.unmeasured + row.control_unmeasured) * UNMEASURED > row.requests {
+            doubts.times.insert("the prober stood still too often".to_owned());
+        }
+        // A single reason is then that gap.
+        if row.reasons.len() == 1 && case.scenario.bar().unnoticed && tally.prober_made_the_gap() {
+            doubts.times.insert(format!(
+                "the longest gap of {:.0} ms would be of {:.0} if the prober had not stood still in it",
+                row.max_gap_ms,
+                ms(tally.fault.gap_awake)
+            ));
+        }
+        doubts
+    }
+}
+
+/// Whether a prober that was not fit for this reason has counted as it should.
+const fn concerns_times(reason: InvalidReason) -> bool {
+    match reason {
+        InvalidReason::Lag => true,
+        InvalidReason::LocalError | InvalidReason::ReceiveOverflow | InvalidReason::NoRequests => false,
+    }
 }
 
 /// What of a row's counts breaks the promise.
@@ -180,6 +217,9 @@ fn counts(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
     }
     if row.long_lived_broken > 0 {
         reasons.push(format!("{} long-lived connections to other backends broke", row.long_lived_broken));
+    }
+    if tally.kept_broken > 0 {
+        reasons.push(format!("{} kept connections broke while no server ended", tally.kept_broken));
     }
     if row.misroutes > 0 {
         reasons.push(format!("{} answers came from the wrong server", row.misroutes));
@@ -204,7 +244,10 @@ fn times(case: &Case, row: &Row, tally: &Tally) -> Vec<String> {
             ));
         }
         if tally.gap_beyond_control() > GAP_ALLOWANCE {
-            reasons.push(format!("a gap of {:.0} ms is longer than the control's by more than 20 ms", row.max_gap_ms));
+            reasons.push(format!(
+                "a gap of {:.0} ms is longer than the control's of {:.0} by more than 20 ms",
+                row.judged_gap_ms, row.control_judged_gap_ms
+            ));
         }
     }
     if let Some(limit) = bar.handshake
@@ -222,11 +265,11 @@ struct Tally {
     rescuable: u64,
     in_flight: u64,
     broken: u64,
+    kept_broken: u64,
     misroutes: u64,
     fault: Half,
     control: Half,
-    /// The longest time for which the prober stood still.
-    pause: Duration,
+    /// The longest, of all time, warming up included: a lane does not say when each was.
     handshake: Duration,
     causes: BTreeMap<String, u64>,
     failures: Vec<String>,
@@ -243,28 +286,24 @@ impl Tally {
         // Of each flow with a source port of its own, the one datagram that each end of its backend may cost.
         let mut lost: BTreeSet<(usize, usize)> = BTreeSet::new();
         let mut broken: BTreeSet<(usize, u64, usize)> = BTreeSet::new();
-        let named = servers_of_long(&recorded.lanes, &recorded.results);
+        let named = named_before(&recorded.lanes, &recorded.results);
         let earlier = self.fault.rounds.len();
         let rounds = rounds(segments);
         let pauses = Pauses::of(&recorded.results);
-        self.pause = self.pause.max(pauses.longest());
         for result in &recorded.results {
             let Some((index, segment)) = segment_at(segments, result.intended) else { continue };
             if segment.kind == SegmentKind::Unjudged {
                 continue;
             }
             let lane = recorded.lanes[result.lane];
-            let at = (result.lane, result.sequence);
+            let before = named.get(&(result.lane, result.sequence)).copied();
             self.requests += 1;
-            let half = if segment.kind == SegmentKind::Fault { &mut self.fault } else { &mut self.control };
+            self.kept_broken += u64::from(broke_kept(result, kills));
             let into = result.intended.saturating_sub(segment.start);
             let Some(cause) = result.cause else {
-                if pauses.touch(result) {
-                    half.unmeasured += 1;
-                    continue;
+                if let Some(half) = self.half(segment.kind) {
+                    half.succeed(earlier + rounds[index], into, result, &pauses);
                 }
-                let took = result.end.saturating_sub(result.intended);
-                half.add(earlier + rounds[index], Latency { took, into, server: result.server.clone() });
                 continue;
             };
             if matches!(cause, Cause::Misroute | Cause::SplitFlow) {
@@ -272,16 +311,16 @@ impl Tally {
             }
             let of_ended = match result.phase {
                 Phase::Datagram => {
-                    of_ended_flow(lane, result, kills).is_some_and(|kill| lost.insert((result.lane, kill)))
+                    of_ended_flow(lane, result, before, kills).is_some_and(|kill| lost.insert((result.lane, kill)))
                 }
-                _ => was_in_flight(result, named.get(&at).copied(), kills, case.subject.is_proxy()),
+                _ => was_in_flight(result, before, kills, case.subject.is_proxy()),
             };
             if of_ended {
                 self.in_flight += 1;
                 continue;
             }
             self.rescuable += 1;
-            let when = if segment.kind == SegmentKind::Fault { "" } else { " without a fault" };
+            let when = when(segment.kind);
             *self.causes.entry(format!("{} {}{when}", lane.kind.scheme(), cause.name())).or_default() += 1;
             if case.must_pass() && self.failures.len() < TOLD {
                 self.failures.push(format!(
@@ -294,28 +333,35 @@ impl Tally {
                 ));
             }
             if lane.kind == LaneKind::TcpLong && result.phase == Phase::Established {
-                broken.insert((result.lane, result.sequence % lane.connections, index));
+                broken.insert((result.lane, lane.connection(result.sequence), index));
             }
         }
         self.broken += broken.len() as u64;
         for segment in segments {
-            let half = match segment.kind {
-                SegmentKind::Fault => &mut self.fault,
-                SegmentKind::Control => &mut self.control,
-                SegmentKind::Unjudged => continue,
-            };
-            half.gap = half.gap.max(longest_gap(&recorded.lanes, &recorded.results, *segment));
+            let Some(half) = self.half(segment.kind) else { continue };
+            for gap in gaps(&recorded.lanes, &recorded.results, *segment) {
+                half.add_gap(gap, &pauses);
+            }
+        }
+    }
+
+    /// Where the times of such a piece belong, if they are judged.
+    const fn half(&mut self, kind: SegmentKind) -> Option<&mut Half> {
+        match kind {
+            SegmentKind::Fault => Some(&mut self.fault),
+            SegmentKind::Control => Some(&mut self.control),
+            SegmentKind::Untimed | SegmentKind::Unjudged => None,
         }
     }
 
     fn gap_beyond_control(&self) -> Duration {
-        self.fault.gap.saturating_sub(self.control.gap)
+        self.fault.gap_judged.saturating_sub(self.control.gap_judged)
     }
 
-    /// Whether the longest gap is longer than it may be, and would not be but for what the prober itself did not do.
+    /// Whether the longest gap is longer than it may be, and none would be but for what the prober itself did not do in it.
     fn prober_made_the_gap(&self) -> bool {
         let beyond = self.gap_beyond_control();
-        beyond > GAP_ALLOWANCE && beyond.saturating_sub(self.pause) <= GAP_ALLOWANCE
+        beyond > GAP_ALLOWANCE && self.fault.gap_awake.saturating_sub(self.control.gap_judged) <= GAP_ALLOWANCE
     }
 
     fn causes(&self) -> String {
@@ -348,51 +394,18 @@ fn segment_at(segments: &[Segment], at: Duration) -> Option<(usize, &Segment)> {
     segments.iter().enumerate().find(|(_, segment)| segment.start <= at && at < segment.end)
 }
 
-/// Whether a request was on a connection that was complete on a backend when that was ended.
-///
-/// A connection on which the server has named itself was complete on it. Where it has not, it was if the handshake was
-/// complete and begun before the backend had closed; unless it ended at a proxy, which could have tried again.
-fn was_in_flight(result: &RequestResult, server: Option<&str>, kills: &[Kill], proxy: bool) -> bool {
-    if result.phase != Phase::Established {
-        return false;
+/// How a failure's time is told of.
+const fn when(kind: SegmentKind) -> &'static str {
+    match kind {
+        SegmentKind::Fault => "",
+        SegmentKind::Control => " without a fault",
+        SegmentKind::Untimed | SegmentKind::Unjudged => " before or after a fault",
     }
-    kills.iter().any(|kill| match result.server.as_deref().or(server) {
-        Some(server) => server == kill.server && result.end >= kill.at,
-        None => !proxy && result.sent <= kill.closed && result.end >= kill.at,
-    })
 }
 
-/// The servers of failed requests on long-lived connections, by lane and number: a request that stalls does not say whose its
-/// connection was, the answers before it on the same connection do.
-fn servers_of_long<'a>(lanes: &[LaneOf], results: &'a [RequestResult]) -> HashMap<(usize, u64), &'a str> {
-    let mut long: Vec<&RequestResult> =
-        results.iter().filter(|result| lanes[result.lane].kind == LaneKind::TcpLong).collect();
-    long.sort_unstable_by_key(|result| (result.lane, result.sequence));
-    let mut last: HashMap<(usize, u64), &str> = HashMap::new();
-    let mut servers = HashMap::new();
-    for result in long {
-        let connection = (result.lane, result.sequence % lanes[result.lane].connections);
-        match (&result.server, result.cause) {
-            (Some(server), None) => drop(last.insert(connection, server)),
-            _ => servers.extend(last.get(&connection).map(|server| ((result.lane, result.sequence), *server))),
-        }
-    }
-    servers
-}
-
-/// The ended backend that a datagram may have been lost with: it was sent after its flow's backend had been told to end. A
-/// datagram from a new port is no flow's.
-fn of_ended_flow(lane: LaneOf, result: &RequestResult, kills: &[Kill]) -> Option<usize> {
-    let fixed = matches!(lane.kind, LaneKind::UdpFixed | LaneKind::DnsFixed);
-    if !fixed {
-        return None;
-    }
-    kills.iter().rposition(|kill| kill.at <= result.sent)
-}
-
-/// The longest time within a piece in which no request of a kind succeeded, over all kinds.
-fn longest_gap(lanes: &[LaneOf], results: &[RequestResult], segment: Segment) -> Duration {
-    let mut longest = Duration::ZERO;
+/// The times within a piece in which no request of a kind succeeded, of each kind from one success to the next.
+fn gaps(lanes: &[LaneOf], results: &[RequestResult], segment: Segment) -> Vec<(Duration, Duration)> {
+    let mut gaps = Vec::new();
     let kinds: Vec<LaneKind> =
         LaneKind::ALL.into_iter().filter(|kind| lanes.iter().any(|lane| lane.kind == *kind)).collect();
     for kind in kinds {
@@ -405,11 +418,11 @@ fn longest_gap(lanes: &[LaneOf], results: &[RequestResult], segment: Segment) ->
         ends.sort_unstable();
         let mut last = segment.start;
         for end in ends.into_iter().chain([segment.end]) {
-            longest = longest.max(end.saturating_sub(last));
+            gaps.push((last, end));
             last = end;
         }
     }
-    longest
+    gaps
 }
 
 impl Row {
@@ -463,98 +476,228 @@ impl fmt::Display for Row {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use evenkeel_probe::{LaneMeasurement, Measurement};
+
     use super::*;
-    use crate::latency::tests::request;
+    use crate::{
+        case::{Scenario, Servers},
+        director::Kill,
+        latency::tests::request,
+        load::{MAX_LAG, Recorded},
+        subject::{Forwarding, Kind},
+    };
 
-    const KILL: Duration = Duration::from_millis(1000);
+    /// Warm-up, control, a look, fault, a look, control: these are the moments at which they begin, in milliseconds, and the end.
+    const BEGINS: [u64; 7] = [0, 1000, 4000, 4100, 7000, 7100, 8100];
 
-    fn kills() -> Vec<Kill> {
-        vec![Kill { server: "a".to_owned(), at: KILL, closed: KILL + Duration::from_millis(10) }]
-    }
-
-    fn result(phase: Phase, server: Option<&str>, sent: u64, end: u64) -> RequestResult {
-        let (cause, server) = (Some(Cause::Reset), server.map(str::to_owned));
-        RequestResult { cause, phase, server, ..request(sent, sent, end) }
-    }
-
-    #[test]
-    fn in_flight_is_what_was_complete_on_the_ended_backend() {
-        let established =
-            |server, sent, end| was_in_flight(&result(Phase::Established, server, sent, end), None, &kills(), false);
-        assert!(established(Some("a"), 900, 1001));
-        assert!(!established(Some("b"), 900, 1001), "another backend");
-        assert!(!established(Some("a"), 900, 999), "before it was ended");
-        assert!(established(None, 1005, 1006), "not accepted yet");
-        assert!(!established(None, 1020, 1021), "nobody could complete it there any more");
-        assert!(!was_in_flight(&result(Phase::Connecting, None, 1000, 1001), None, &kills(), false));
-        assert!(!was_in_flight(&result(Phase::Established, None, 1000, 1001), None, &kills(), true), "at a proxy");
-    }
-
-    #[test]
-    fn a_stalled_request_is_of_the_server_that_answered_before() {
-        let lanes = [LaneOf { kind: LaneKind::TcpLong, connections: 2 }];
-        let of = |sequence, server, cause| RequestResult {
-            sequence,
-            cause,
-            ..result(Phase::Established, server, 1500, 5500)
+    fn evidence(results: Vec<RequestResult>) -> Evidence {
+        use SegmentKind::{Control, Fault, Unjudged, Untimed};
+        let kinds = [Unjudged, Control, Untimed, Fault, Untimed, Control];
+        let at = |index: usize| Duration::from_millis(BEGINS[index]);
+        let segments = kinds.into_iter().enumerate();
+        let segments = segments.map(|(index, kind)| Segment { kind, start: at(index), end: at(index + 1) }).collect();
+        let lane = LaneMeasurement::new("http".to_owned(), LaneKind::Http, "192.0.2.1:80".parse().unwrap(), None);
+        let measurement = Measurement {
+            started: SystemTime::UNIX_EPOCH,
+            duration: at(6),
+            ended: at(6),
+            lanes: vec![lane],
+            lag: evenkeel_probe::Latency::fine(),
+            max_lag: MAX_LAG,
+            invalid: Vec::new(),
+            results_dropped: 0,
         };
-        let results = [
-            of(0, Some("a"), None),
-            of(1, Some("b"), None),
-            of(3, None, Some(Cause::ReadStall)),
-            of(2, None, Some(Cause::ReadStall)),
-        ];
-        let named = servers_of_long(&lanes, &results);
-        assert_eq!(named, HashMap::from([((0, 2), "a"), ((0, 3), "b")]));
-        assert!(was_in_flight(&results[3], Some("a"), &kills(), false));
-        assert!(!was_in_flight(&results[2], Some("b"), &kills(), false));
+        let lanes = vec![LaneOf { kind: LaneKind::Http, connections: 1 }];
+        let recorded = Recorded { lanes, results, measurement };
+        Evidence { recorded, segments, kills: Vec::new(), problems: Vec::new() }
+    }
+
+    /// A request every ten milliseconds, each answered after one.
+    fn undisturbed() -> Vec<RequestResult> {
+        (0..BEGINS[6] / 10).map(|number| request(number * 10, number * 10, number * 10 + 1)).collect()
+    }
+
+    /// None of those due from one moment until another.
+    fn without(results: Vec<RequestResult>, from: u64, until: u64) -> Vec<RequestResult> {
+        let silent = Duration::from_millis(from)..Duration::from_millis(until);
+        results.into_iter().filter(|result| !silent.contains(&result.intended)).collect()
+    }
+
+    /// Failed for a reason that no server's end explains.
+    fn failed(due: u64) -> RequestResult {
+        RequestResult { cause: Some(Cause::Reset), ..request(due, due, due + 1) }
+    }
+
+    fn judged(scenario: Scenario, evidence: Evidence) -> Row {
+        let subject = Kind::Evenkeel { forwarding: Forwarding::Direct, rescue: true };
+        row(&Case { scenario, servers: Servers::Drain, subject }, &[evidence])
     }
 
     #[test]
-    fn a_flow_is_lost_with_the_backend_ended_last() {
-        let lane = |kind| LaneOf { kind, connections: 1 };
-        let lost = result(Phase::Datagram, None, 1001, 5001);
-        assert_eq!(of_ended_flow(lane(LaneKind::UdpFixed), &lost, &kills()), Some(0));
-        assert_eq!(of_ended_flow(lane(LaneKind::Udp), &lost, &kills()), None);
-        let before = result(Phase::Datagram, None, 999, 4999);
-        assert_eq!(of_ended_flow(lane(LaneKind::UdpFixed), &before, &kills()), None);
+    fn what_is_lost_counts_though_times_are_in_doubt() {
+        let with = |lost: bool, reason: Option<InvalidReason>| {
+            let mut evidence = evidence(undisturbed());
+            evidence.recorded.results.extend(lost.then(|| failed(5000)));
+            evidence.recorded.measurement.invalid.extend(reason);
+            judged(Scenario::S10, evidence)
+        };
+        let verdict = |lost, reason| with(lost, reason).verdict;
+        assert_eq!(verdict(false, None), Verdict::Pass);
+        assert_eq!(verdict(true, None), Verdict::Fail);
+        assert_eq!(verdict(false, Some(InvalidReason::Lag)), Verdict::Invalid);
+        let row = with(true, Some(InvalidReason::Lag));
+        assert_eq!(row.verdict, Verdict::Fail);
+        assert_eq!(
+            row.reasons.split_last(),
+            Some((&"the prober was not fit to judge: lag".to_owned(), &row.counts[..]))
+        );
     }
 
+    #[test]
+    fn what_the_prober_lost_itself_says_nothing() {
+        for reason in [InvalidReason::LocalError, InvalidReason::ReceiveOverflow, InvalidReason::NoRequests] {
+            let mut evidence = evidence(undisturbed());
+            evidence.recorded.results.push(failed(5000));
+            evidence.recorded.measurement.invalid.push(reason);
+            assert_eq!(judged(Scenario::S10, evidence).verdict, Verdict::Invalid);
+        }
+        let mut dropped = evidence(undisturbed());
+        dropped.recorded.results.push(failed(5000));
+        dropped.recorded.measurement.results_dropped = 1;
+        assert_eq!(judged(Scenario::S10, dropped).verdict, Verdict::Invalid);
+    }
+
+    #[test]
+    fn a_prober_that_stands_still_often_excuses_nothing_lost() {
+        let late = |lost: bool| {
+            let late = (0..BEGINS[6] / 10).map(|number| request(number * 10, number * 10 + 5, number * 10 + 6));
+            judged(Scenario::S10, evidence(late.chain(lost.then(|| failed(5000))).collect()))
+        };
+        assert_eq!(late(false).reasons, ["the prober stood still too often"]);
+        assert_eq!(late(false).verdict, Verdict::Invalid);
+        assert_eq!(late(true).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn only_a_pause_within_the_gap_excuses_it_and_nothing_else() {
+        // Nothing answers for somewhat longer than the prober stands still from this moment on.
+        let with = |pause: u64, still: u64, slow: u64| {
+            let mut results = without(undisturbed(), 5000, 5000 + still + 20);
+            results.push(request(pause, pause + still, pause + still + 1));
+            results.extend((0..slow).map(|number| request(6000 + number, 6000 + number, 6050)));
+            judged(Scenario::S10, evidence(results))
+        };
+        assert_eq!(with(5010, 80, 0).verdict, Verdict::Pass);
+        assert_eq!(with(5010, 300, 0).verdict, Verdict::Invalid, "no host's pause");
+        assert_eq!(with(6500, 80, 0).verdict, Verdict::Fail, "not while nothing answered");
+        let slow = with(5010, 300, 3);
+        assert_eq!((slow.verdict, slow.reasons.len()), (Verdict::Fail, 2), "not by its gap alone");
+    }
+
+    #[test]
+    fn a_kept_connection_that_breaks_counts_though_its_request_succeeds() {
+        let with = |due, kill: Option<u64>| {
+            let mut evidence = evidence(undisturbed());
+            evidence.recorded.results.push(RequestResult { retried: true, ..request(due, due, due + 1) });
+            let at = kill.map(Duration::from_millis);
+            evidence.kills.extend(at.map(|at| Kill { server: "a".to_owned(), at, closed: at }));
+            judged(Scenario::S1, evidence).reasons
+        };
+        let broke = ["1 kept connections broke while no server ended"];
+        assert_eq!(with(5000, None), broke);
+        assert_eq!(with(1500, None), broke, "without a fault");
+        assert_eq!(with(4050, None), broke, "before it");
+        assert!(with(500, None).is_empty(), "not judged");
+        assert!(with(5000, Some(4500)).is_empty());
+        assert_eq!(with(4200, Some(4500)), broke);
+    }
+
+    #[test]
+    fn what_is_lost_beside_a_fault_counts() {
+        let with = |result| {
+            let mut evidence = evidence(undisturbed());
+            evidence.recorded.results.push(result);
+            judged(Scenario::S10, evidence)
+        };
+        for due in [4050, 7050] {
+            let row = with(failed(due));
+            assert_eq!((row.verdict, row.rescuable_failed), (Verdict::Fail, 1));
+            assert!(row.reasons[0].ends_with("reset before or after a fault"), "{}", row.reasons[0]);
+            assert_eq!(with(RequestResult { cause: Some(Cause::Misroute), ..failed(due) }).misroutes, 1);
+        }
+        assert_eq!(with(failed(500)).verdict, Verdict::Pass, "warming up");
+    }
+
+    #[test]
+    fn no_time_beside_a_fault_is_judged() {
+        let calm = judged(Scenario::S10, evidence(undisturbed()));
+        // Ten are not there, two were slow, of which the prober was late with one.
+        let mut results = without(undisturbed(), 4000, 4100);
+        results.extend([request(4050, 4050, 4070), request(4080, 4085, 4090)]);
+        let row = judged(Scenario::S10, evidence(results));
+        assert_eq!((row.verdict, row.requests), (Verdict::Pass, calm.requests - 8));
+        assert_eq!((row.unmeasured, row.control_unmeasured), (0, 0));
+        assert_eq!((row.slowest, row.rounds), (calm.slowest, calm.rounds));
+    }
+
+    #[test]
+    fn a_syn_that_is_sent_again_is_seen() {
+        let with = |scenario, took| {
+            let mut evidence = evidence(undisturbed());
+            evidence.recorded.measurement.lanes[0].handshake.record(Duration::from_millis(took));
+            judged(scenario, evidence).reasons
+        };
+        for scenario in [Scenario::S1, Scenario::S2, Scenario::S9, Scenario::S10] {
+            assert_eq!(with(scenario, 1010), ["a handshake took 1010 ms, 900 are allowed"]);
+            assert!(with(scenario, 850).is_empty());
+        }
+        assert!(with(Scenario::S3, 1010).is_empty(), "whoever meets a silent death");
+        assert!(with(Scenario::S4, 3010).is_empty());
+        assert!(with(Scenario::S5, 3010).is_empty());
+    }
     #[test]
     fn a_control_belongs_to_the_fault_after_it() {
-        use SegmentKind::{Control, Fault, Unjudged};
+        use SegmentKind::{Control, Fault, Unjudged, Untimed};
         let segment = |kind| Segment { kind, start: Duration::ZERO, end: Duration::ZERO };
         let of = |kinds: &[SegmentKind]| rounds(&kinds.iter().copied().map(segment).collect::<Vec<_>>());
         assert_eq!(
             of(&[Unjudged, Control, Fault, Unjudged, Fault, Unjudged, Control, Fault, Unjudged, Control]),
             [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
         );
+        assert_eq!(
+            of(&[Unjudged, Control, Untimed, Fault, Untimed, Control, Untimed, Fault]),
+            [0, 0, 0, 0, 0, 1, 1, 1]
+        );
         assert_eq!(of(&[Unjudged, Control]), [0, 0]);
     }
 
     #[test]
-    fn a_gap_that_the_prober_may_have_made_says_nothing() {
-        let made = |fault, control, pause| {
+    fn a_gap_that_the_prober_made_says_nothing() {
+        let made = |gap, gap_awake, control| {
             let ms = Duration::from_millis;
-            let half = |gap| Half { gap: ms(gap), ..Half::default() };
-            Tally { fault: half(fault), control: half(control), pause: ms(pause), ..Tally::default() }
-                .prober_made_the_gap()
+            let fault = Half { gap_judged: ms(gap), gap_awake: ms(gap_awake), ..Half::default() };
+            let control = Half { gap_judged: ms(control), gap_awake: ms(control), ..Half::default() };
+            Tally { fault, control, ..Tally::default() }.prober_made_the_gap()
         };
-        assert!(made(110, 25, 80));
-        assert!(!made(110, 25, 60), "it stood still for less than what is too much");
-        assert!(!made(45, 25, 80), "no longer than it may be");
-        assert!(!made(25, 110, 80));
+        assert!(made(110, 30, 25));
+        assert!(!made(110, 50, 25), "it stood still for less than what is too much");
+        assert!(!made(45, 0, 25), "no longer than it may be");
+        assert!(!made(25, 0, 110));
     }
 
     #[test]
     fn gaps_end_with_their_segment() {
         let lanes = [LaneOf { kind: LaneKind::Udp, connections: 1 }];
-        let success = |end| RequestResult { cause: None, ..result(Phase::Datagram, None, end, end) };
         let segment =
             Segment { kind: SegmentKind::Fault, start: Duration::from_millis(100), end: Duration::from_millis(200) };
-        let gap =
-            |ends: &[u64]| longest_gap(&lanes, &ends.iter().map(|end| success(*end)).collect::<Vec<_>>(), segment);
-        assert_eq!(gap(&[90, 110, 150, 210]), Duration::from_millis(50));
-        assert_eq!(gap(&[]), Duration::from_millis(100));
+        let within = |ends: &[u64]| {
+            let results: Vec<_> = ends.iter().map(|end| request(*end, *end, *end)).collect();
+            gaps(&lanes, &results, segment)
+        };
+        let ms = |from, to| (Duration::from_millis(from), Duration::from_millis(to));
+        assert_eq!(within(&[90, 110, 150, 210]), [ms(100, 110), ms(110, 150), ms(150, 200)]);
+        assert_eq!(within(&[]), [ms(100, 200)]);
     }
 }

@@ -34,9 +34,11 @@ impl Pauses {
         Self { spans }
     }
 
-    /// The longest.
-    pub(crate) fn longest(&self) -> Duration {
-        self.spans.iter().map(|(first, last)| *last - *first).max().unwrap_or_default()
+    /// For how much of the time between two moments it did.
+    pub(crate) fn within(&self, start: Duration, end: Duration) -> Duration {
+        let first = self.spans.partition_point(|(_, last)| *last < start);
+        let meeting = self.spans[first..].iter().take_while(|(first, _)| *first < end);
+        meeting.map(|(first, last)| (*last).min(end).saturating_sub((*first).max(start))).sum()
     }
 
     /// Whether a request was due or under way during one.
@@ -45,6 +47,10 @@ impl Pauses {
         self.spans.get(first).is_some_and(|(start, _)| *start <= result.end)
     }
 }
+
+/// How much the prober may have stood still in a gap without putting it in doubt: for so long hosts of virtual machines take a
+/// processor away.
+const EXCUSED: Duration = Duration::from_millis(100);
 
 /// What was counted with or without a fault.
 #[derive(Debug, Default)]
@@ -55,6 +61,10 @@ pub(crate) struct Half {
     pub(crate) unmeasured: u64,
     /// The longest time without a success of a kind.
     pub(crate) gap: Duration,
+    /// The same if what the prober stood still in each such time is left out of it, up to [`EXCUSED`].
+    pub(crate) gap_judged: Duration,
+    /// The same if all of that is left out.
+    pub(crate) gap_awake: Duration,
 }
 
 /// How long a request took, and how far into its piece of time it was due. Ordered by the former.
@@ -84,15 +94,35 @@ impl fmt::Display for Slow {
 }
 
 impl Half {
-    pub(crate) fn add(&mut self, round: usize, latency: Latency) {
+    /// A request that succeeded, due so far into its piece of time.
+    pub(crate) fn succeed(&mut self, round: usize, into: Duration, result: &RequestResult, pauses: &Pauses) {
+        if pauses.touch(result) {
+            self.unmeasured += 1;
+            return;
+        }
+        let took = result.end.saturating_sub(result.intended);
+        self.add(round, Latency { took, into, server: result.server.clone() });
+    }
+
+    fn add(&mut self, round: usize, latency: Latency) {
         if self.rounds.len() <= round {
             self.rounds.resize_with(round + 1, Vec::new);
         }
         self.rounds[round].push(latency);
     }
 
+    /// A time without a success, from one moment to another.
+    pub(crate) fn add_gap(&mut self, (start, end): (Duration, Duration), pauses: &Pauses) {
+        let length = end.saturating_sub(start);
+        self.gap = self.gap.max(length);
+        let still = pauses.within(start, end);
+        self.gap_judged = self.gap_judged.max(length.saturating_sub(still.min(EXCUSED)));
+        self.gap_awake = self.gap_awake.max(length.saturating_sub(still));
+    }
+
+    /// Whether nothing succeeded.
     pub(crate) fn is_empty(&self) -> bool {
-        self.rounds.iter().all(Vec::is_empty)
+        self.unmeasured == 0 && self.rounds.iter().all(Vec::is_empty)
     }
 
     /// p99.9 of each round, in milliseconds.
@@ -164,13 +194,39 @@ pub(crate) mod tests {
         let pauses = Pauses::of(&late);
         let ms = Duration::from_millis;
         assert_eq!(pauses.spans, [(ms(12), ms(20)), (ms(50), ms(53))]);
-        assert_eq!(pauses.longest(), ms(8));
+        assert_eq!(pauses.within(ms(0), ms(100)), ms(11));
+        assert_eq!(pauses.within(ms(15), ms(51)), ms(6), "what is outside is not in it");
+        assert_eq!(pauses.within(ms(20), ms(50)), ms(0));
         assert!(pauses.touch(&request(11, 11, 20)), "on its way when it began");
         assert!(pauses.touch(&late[0]), "due in it");
         assert!(pauses.touch(&request(40, 40, 70)), "on its way all the time");
         assert!(!pauses.touch(&request(10, 10, 11)), "over before");
         assert!(!pauses.touch(&request(21, 21, 49)), "between two, however long it takes");
         assert!(!pauses.touch(&late[1]));
+    }
+
+    #[test]
+    fn what_succeeded_unmeasured_has_succeeded() {
+        assert!(Half::default().is_empty());
+        assert!(!Half { unmeasured: 1, ..Half::default() }.is_empty());
+    }
+
+    #[test]
+    fn a_pause_shortens_the_gap_it_is_in_and_no_other() {
+        let ms = Duration::from_millis;
+        let pauses = Pauses::of(&[request(110, 190, 191)]);
+        let mut half = Half::default();
+        half.add_gap((ms(100), ms(200)), &pauses);
+        assert_eq!((half.gap, half.gap_judged, half.gap_awake), (ms(100), ms(20), ms(20)));
+        half.add_gap((ms(300), ms(390)), &pauses);
+        assert_eq!((half.gap, half.gap_judged, half.gap_awake), (ms(100), ms(90), ms(90)));
+        let pauses = Pauses::of(&[request(1000, 1300, 1301)]);
+        half.add_gap((ms(1000), ms(1350)), &pauses);
+        assert_eq!(
+            (half.gap, half.gap_judged, half.gap_awake),
+            (ms(350), ms(250), ms(90)),
+            "no more than a host's pause"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod attached;
 mod capture;
 mod case;
 mod director;
+mod ended;
 mod faults;
 mod judge;
 mod latency;

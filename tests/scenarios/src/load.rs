@@ -90,6 +90,13 @@ pub(crate) struct LaneOf {
     pub(crate) connections: u64,
 }
 
+impl LaneOf {
+    /// The number of the connection that a request is on; all of a lane with one source port are of one flow.
+    pub(crate) fn connection(self, sequence: u64) -> u64 {
+        if self.kind == LaneKind::TcpLong { sequence % self.connections } else { 0 }
+    }
+}
+
 /// A load that has ended.
 pub(crate) struct Recorded {
     pub(crate) lanes: Vec<LaneOf>,
