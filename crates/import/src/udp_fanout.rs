@@ -374,7 +374,7 @@ fn metrics(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SocketAddr> {
     fields.no_others(reader, UDP_FANOUT);
     if enabled {
         let message = "metrics have other names";
-        let remedy = "in place of udp_fanout_*_total see what /metrics has: evenkeel's are by outcome and frontend";
+        let remedy = "in place of udp_fanout_*_total, /metrics has packets by outcome; `evenkeel status` has what each receiver got";
         reader.not_translated(field, message, remedy);
     }
     bind.filter(|_| enabled)

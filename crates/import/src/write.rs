@@ -8,8 +8,12 @@ use evenkeel_plan::range::IpFamily;
 
 use crate::setup::{Addresses, Endpoints, Health, Service, Setup, Slice, families};
 
-/// The pool of addresses of their own, and the key by which services share them.
-const POOL: &str = "imported";
+/// The name of the pool of addresses of their own, and the key by which services share them. Each import's is its own: there may
+/// be several in one directory.
+fn pool_name(setup: &Setup) -> String {
+    let address = setup.vips.first().map(ToString::to_string).unwrap_or_default();
+    format!("imported-{}", address.replace(['.', ':'], "-").trim_end_matches('-'))
+}
 
 pub(crate) fn manifests(setup: &Setup) -> String {
     let mut text = format!("# From {}. To carry this:\n#   {}\n", setup.origin, command(setup));
@@ -46,14 +50,15 @@ fn command(setup: &Setup) -> String {
 }
 
 fn pool(text: &mut String, setup: &Setup) {
+    let name = pool_name(setup);
     *text += "---\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata:\n";
-    _ = writeln!(text, "  name: {POOL}\n  namespace: metallb-system\nspec:\n  autoAssign: false\n  addresses:");
+    _ = writeln!(text, "  name: {name}\n  namespace: metallb-system\nspec:\n  autoAssign: false\n  addresses:");
     for vip in &setup.vips {
         _ = writeln!(text, "  - {vip}/{}", if vip.is_ipv4() { 32 } else { 128 });
     }
     if setup.announced {
         *text += "---\napiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata:\n";
-        _ = writeln!(text, "  name: {POOL}\n  namespace: metallb-system\nspec:\n  ipAddressPools:\n  - {POOL}");
+        _ = writeln!(text, "  name: {name}\n  namespace: metallb-system\nspec:\n  ipAddressPools:\n  - {name}");
     }
 }
 
@@ -72,9 +77,8 @@ fn service(text: &mut String, service: &Service, setup: &Setup) {
         }
         Addresses::Vips => {
             addresses(text, &setup.vips);
-            if setup.services.len() > 1 {
-                _ = writeln!(text, "    metallb.io/allow-shared-ip: {POOL}");
-            }
+            // With each other, and with whatever else is to be there.
+            _ = writeln!(text, "    metallb.io/allow-shared-ip: {}", pool_name(setup));
             families(setup.vips.iter().copied())
         }
     };

@@ -61,7 +61,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, fields: Fields<'_>, options: &Option
         None => Some(ADMIN.into()),
     };
     if let Some(resources) = fields.get("resources") {
-        let remedy = "watch packets and bytes of /metrics (--listen) against what the network carries";
+        let remedy = "watch the traffic of each VIP in `evenkeel status` against what the network carries";
         reader.not_translated(&resources, "there is no measure of how much of the network's capacity is used", remedy);
     }
     if let Some(field) = fields.get("otel") {
@@ -109,7 +109,10 @@ fn chart(reader: &mut Reader<'_>, values: &Fields<'_>) {
     for (key, remedy) in [
         ("service", "put its annotations, such as those for ExternalDNS, on the Service of the manifests"),
         ("externalDNS", "ExternalDNS goes on reading the Service's annotations, the TTL among them"),
-        ("terminationGracePeriodSeconds", "evenkeel's chart has one that is longer than its shutdown timeout"),
+        (
+            "terminationGracePeriodSeconds",
+            "evenkeel's chart has one that is longer than a drain with its default timeouts",
+        ),
         ("replicaCount", CHART),
         ("image", CHART),
         ("resources", CHART),
