@@ -4,6 +4,6 @@
 set -euo pipefail
 if [ "$(id -u)" != 0 ]; then
   printf '==> needs root for network namespaces and eBPF: sudo %s\n' "$*"
-  exec sudo --preserve-env=EVENKEEL_LOG,EVENKEEL_BIN,KILLS,ROUNDS,OUTAGE,SERVICES,CHANGES,CI,SOAK,UPDATE_PACKETS "$@"
+  exec sudo --preserve-env=KUBECONFIG,EVENKEEL_LOG,EVENKEEL_BIN,KILLS,ROUNDS,OUTAGE,SERVICES,CHANGES,CI,SOAK,UPDATE_PACKETS "$@"
 fi
 exec "$@"

@@ -23,6 +23,9 @@ pub(crate) const BOUNDS: [Duration; 13] = [
     Duration::from_secs(10),
 ];
 
+/// How many changes may wait to be in force; those beyond are not measured. Something may be in their way for days.
+const MOST: usize = 4096;
+
 /// The changes since the start, and those that are not in force yet.
 #[derive(Debug)]
 pub(crate) struct Changes {
@@ -38,7 +41,8 @@ impl Changes {
 
     /// Changes that were noticed at these times are to be carried out.
     pub(crate) fn begin(&mut self, noticed: Vec<Instant>) {
-        self.waiting.extend(noticed);
+        let room = MOST.saturating_sub(self.waiting.len());
+        self.waiting.extend(noticed.into_iter().take(room));
     }
 
     /// All that was to be carried out is in force. Returns how long the first of it took.
@@ -98,6 +102,11 @@ mod tests {
         let shown = changes.shown();
         assert_eq!((shown.count, shown.max_us), (4, 30_000_000));
         assert!((8_990..9_010).contains(&shown.p50_us), "{shown:?}");
+        let count = changes.total().0;
+        changes.begin(vec![at(40_000); 2 * MOST]);
+        changes.begin(vec![at(40_000)]);
+        changes.finish(at(40_001));
+        assert_eq!(changes.total().0, count + MOST as u64, "no more than that wait");
         let histogram: Vec<_> = shown.histogram.iter().map(|times| (times.up_to_us, times.changes)).collect();
         assert_eq!(histogram, [(Some(2_500), 1), (Some(10_000), 2), (None, 1)]);
     }

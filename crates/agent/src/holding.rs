@@ -2,7 +2,8 @@
 //!
 //! Endpoints that are not ready keep their connections, and clients behind a router find them only as long as somebody answers
 //! for the VIP. So it is answered for while any of its connections lives, for some time at most: endpoints that flap come back
-//! within it, and those that do not are no reason to attract clients for good.
+//! within it, and those that do not are no reason to attract clients for good. A process that starts takes over what the one before
+//! it answered for, of which it may know no endpoint because they cannot be read: then it is held until they can.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,12 +26,18 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Adds to what a node owns what it holds. `is_deserted`: nobody is to announce it, for want of endpoints; `living`: which of
-    /// some VIPs have connections.
+    /// What an earlier process answered for.
+    pub(crate) fn adopt(&mut self, owned: Owned) {
+        self.owned = owned;
+    }
+
+    /// Adds to what a node owns what it holds. `is_deserted`: nobody is to announce it, for want of endpoints; `unread`: there
+    /// may be endpoints that cannot be read; `living`: which of some VIPs have connections.
     pub(crate) fn add_to(
         &mut self,
         owned: &mut Owned,
         is_deserted: impl Fn(IpAddr) -> bool,
+        unread: bool,
         living: impl FnOnce(&BTreeSet<IpAddr>) -> BTreeSet<IpAddr>,
         now: Instant,
     ) {
@@ -40,12 +47,12 @@ impl Holding {
         let before = std::mem::take(&mut self.until);
         for (vip, only_on) in lost {
             let until = before.get(&vip).copied().unwrap_or(now + LIMIT);
-            if living.contains(&vip) && now < until {
+            if unread || (living.contains(&vip) && now < until) {
                 self.until.insert(vip, until);
                 owned.insert(vip, only_on);
             }
         }
-        for vip in self.until.keys().filter(|vip| !before.contains_key(*vip)) {
+        for vip in self.until.keys().filter(|vip| !unread && !before.contains_key(*vip)) {
             tracing::warn!(%vip, seconds = LIMIT.as_secs(), "no endpoint is left: answering while connections live, at most");
         }
         self.owned.clone_from(owned);
@@ -76,8 +83,32 @@ mod tests {
     fn look(holding: &mut Holding, planned: Owned, deserted: bool, living: bool, now: Instant) -> Owned {
         let mut all = planned;
         let living = |_: &BTreeSet<IpAddr>| living.then_some(VIP).into_iter().collect();
-        holding.add_to(&mut all, |_| deserted, living, now);
+        holding.add_to(&mut all, |_| deserted, false, living, now);
         all
+    }
+
+    #[test]
+    fn what_an_earlier_process_answered_for_is_held() {
+        let (mut holding, start) = (Holding::default(), Instant::now());
+        holding.adopt(owned());
+        assert_eq!(look(&mut holding, Owned::new(), true, true, start), owned());
+        holding.adopt(owned());
+        assert_eq!(look(&mut holding, Owned::new(), true, false, start), Owned::new(), "nothing lives there");
+    }
+
+    #[test]
+    fn what_may_have_endpoints_is_held_until_they_can_be_read() {
+        let (mut holding, start) = (Holding::default(), Instant::now());
+        let look = |holding: &mut Holding, unread, now| {
+            let mut all = Owned::new();
+            holding.add_to(&mut all, |_| true, unread, |_| BTreeSet::new(), now);
+            all
+        };
+        assert_eq!(look(&mut holding, true, start), Owned::new(), "what it never had");
+        holding.adopt(owned());
+        assert_eq!(look(&mut holding, true, start), owned());
+        assert_eq!(look(&mut holding, true, start + 2 * LIMIT), owned());
+        assert_eq!(look(&mut holding, false, start + 2 * LIMIT), Owned::new());
     }
 
     #[test]

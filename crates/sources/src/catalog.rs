@@ -401,6 +401,7 @@ impl Catalog {
                 gaps.services |= key.kind == Kind::Service;
                 gaps.pools |= key.kind == Kind::IpAddressPool;
                 gaps.advertisements |= key.kind == Kind::L2Advertisement;
+                gaps.endpoints |= matches!(key.kind, Kind::EndpointSlice | Kind::Endpoints);
             }
         }
         gaps
@@ -745,6 +746,9 @@ mod tests {
         assert_eq!(gaps(&pool("a", "10.0.0.0/99")), Gaps { pools: true, ..Gaps::default() });
         assert_eq!(gaps(&(pool("a", "10.0.0.0/24") + service)), Gaps { services: true, ..Gaps::default() });
         assert_eq!(gaps(&advertisement("lan, lan")), Gaps { advertisements: true, ..Gaps::default() });
+        let slice =
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: Nonsense\n";
+        assert_eq!(gaps(slice), Gaps { endpoints: true, ..Gaps::default() });
         assert_eq!(gaps("kind: ["), Gaps::ALL);
         let mut catalog = with(&[("a.yaml", &pool("a", "10.0.0.0/24"))]);
         set(&mut catalog, "a.yaml", &pool("a", "10.0.0.0/99"));

@@ -12,6 +12,7 @@ use evenkeel_lab::{
     topology::{NODE, UPLINK, VIP_POOL},
 };
 use evenkeel_neighbor::{ArpFrame, Mac, Operation};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -109,7 +110,7 @@ fn a_vip_without_endpoints(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(ready != unready, "{ready}");
     world.manifests.write("other.yaml", &world::service("other", OTHER).manifest())?;
     world.manifests.write("other-endpoints.yaml", &ready.replace("shop", "other"))?;
-    let _agent = world.run()?;
+    let agent = world.run()?;
     let client = &world.lab.client;
     let mut sessions = Session::open_many(client, vip(TCP), 2)?;
     sessions.extend(Session::open_many(client, vip6(TCP), 2)?);
@@ -121,6 +122,13 @@ fn a_vip_without_endpoints(sandbox: &Sandbox) -> anyhow::Result<()> {
     world::eventually("it is withdrawn", || Ok((!client::is_answered(client, OTHER)?).then_some(())))?;
     world.await_status("no backend is active", |status| !status["frontends"].to_string().contains("\"active\""))?;
     ensure!(client::is_answered(client, VIP)? && client::is_answered(client, VIP6)?, "clients have lost their way");
+    client::echo_all(&mut sessions)?;
+    // Nor is a restart in between any reason.
+    agent.signal(Signal::KILL)?;
+    agent.wait(SOON)?;
+    let _agent = world.run()?;
+    ensure!(client::is_answered(client, VIP)? && client::is_answered(client, VIP6)?, "a restart lost their way");
+    ensure!(!client::is_answered(client, OTHER)?, "{OTHER} is answered for");
     client::echo_all(&mut sessions)?;
     drop(sessions);
     world::eventually("its last connection has ended", || {

@@ -8,13 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use evenkeel_lab::Sandbox;
+use evenkeel_lab::{Sandbox, deployment::SERVICE_FILE};
 use rustix::process::Signal;
 
 use crate::{
     Test,
     client::{Exchange, Session, echo_all, is_answered},
-    world::{NODE, SOON, Setup, TCP, UDP, VIP, VIP6, World, eventually, vip, vip6},
+    world::{NODE, SOON, Setup, TCP, UDP, VIP, VIP6, World, eventually, problems, vip, vip6},
 };
 
 pub(crate) const TESTS: &[Test] =
@@ -67,8 +67,14 @@ fn by_file(sandbox: &Sandbox) -> anyhow::Result<()> {
     ensure!(!refused.wait(SOON)?.success(), "it started although it is drained");
     ensure!(refused.stderr().join("\n").contains("remove the file"), "{}", refused.stderr().join("\n"));
     fs::remove_file(&file)?;
+    // What was closed is carried on as before, even if it cannot be read now.
+    let good = fs::read_to_string(world.manifests.directory().join(SERVICE_FILE))?;
+    world.manifests.write(SERVICE_FILE, "kind: Service\nspec: [")?;
     let _agent = world.run()?;
     ensure!(is_answered(client, VIP)? && is_answered(client, VIP6)?, "the VIPs are not answered for");
+    ensure!(!is_refused(&world, vip(TCP))? && !is_refused(&world, vip6(TCP))?, "it is still closed");
+    world.manifests.write(SERVICE_FILE, &good)?;
+    world.await_status("the service is back", |status| problems(status).is_empty())?;
     ensure!(!is_refused(&world, vip(TCP))?, "a new connection was refused");
     echo_all(&mut sessions)
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use evenkeel_lab::{
     Load, Sandbox,
-    deployment::SERVICE_FILE,
+    deployment::{ENDPOINTS_FILE, SERVICE_FILE},
     find_program,
     manifests::Condition,
     topology::{POD_BRIDGE, UPLINK},
@@ -42,7 +42,18 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::an_interface_no_longer_given_is_detached_at_clsact", |sandbox| {
         an_interface_no_longer_given_is_detached(sandbox, "clsact")
     }),
-    ("lifecycle::a_restart_with_a_broken_manifest_keeps_what_is_carried", a_restart_with_a_broken_manifest),
+    ("lifecycle::a_restart_with_a_broken_file_keeps_what_is_carried", |sandbox| {
+        a_restart_with_a_broken_manifest(sandbox, SERVICE_FILE, |_| "kind: Service\nspec: [".to_owned())
+    }),
+    ("lifecycle::a_restart_with_broken_endpoints_keeps_what_is_carried", |sandbox| {
+        a_restart_with_a_broken_manifest(sandbox, ENDPOINTS_FILE, |good| {
+            good.replace("addressType: IP", "addressType: ")
+        })
+    }),
+    (
+        "lifecycle::a_restart_without_the_file_of_endpoints_keeps_what_is_carried",
+        a_restart_before_the_endpoints_are_there,
+    ),
     ("lifecycle::a_restart_goes_on_with_what_is_loaded_at_tcx", |sandbox| goes_on_with_what_is_loaded(sandbox, "tcx")),
     ("lifecycle::a_restart_goes_on_with_what_is_loaded_at_clsact", |sandbox| {
         goes_on_with_what_is_loaded(sandbox, "clsact")
@@ -269,13 +280,13 @@ fn a_restart_with_an_empty_directory(sandbox: &Sandbox) -> anyhow::Result<()> {
 }
 
 /// The last good version of an object does not outlive the process that remembers it; what that process carried does.
-fn a_restart_with_a_broken_manifest(sandbox: &Sandbox) -> anyhow::Result<()> {
+fn a_restart_with_a_broken_manifest(sandbox: &Sandbox, file: &str, broken: fn(&str) -> String) -> anyhow::Result<()> {
     let (world, agent) = World::start(sandbox, &Setup::default())?;
     let load = world.load()?;
     world::go_on(&load, 10)?;
     ensure!(agent.terminate(STOP)?.success());
-    let good = fs::read_to_string(world.manifests.directory().join(SERVICE_FILE))?;
-    world.manifests.write(SERVICE_FILE, "kind: Service\nspec: [")?;
+    let good = fs::read_to_string(world.manifests.directory().join(file))?;
+    world.manifests.write(file, &broken(&good))?;
 
     let _agent = world.run()?;
     world.await_status("the broken manifest is told of", |status| !world::problems(status).is_empty())?;
@@ -283,11 +294,29 @@ fn a_restart_with_a_broken_manifest(sandbox: &Sandbox) -> anyhow::Result<()> {
     client::forget_neighbours(&world.lab.client)?;
     world::go_on(&load, 20)?;
 
-    world.manifests.write(SERVICE_FILE, &good)?;
+    world.manifests.write(file, &good)?;
     world.await_status("the service is back", |status| {
         world::problems(status).is_empty() && !world::backends(status, HTTP).is_empty()
     })?;
     world::go_on(&load, 10)?;
+    world::ensure_nothing_lost(load)?;
+    world.ensure_no_drops()
+}
+
+/// Somebody fills the directory while the agent starts.
+fn a_restart_before_the_endpoints_are_there(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (world, agent) = World::start(sandbox, &Setup::default())?;
+    let load = world.load()?;
+    world::go_on(&load, 10)?;
+    ensure!(agent.terminate(STOP)?.success());
+    let good = fs::read_to_string(world.manifests.directory().join(ENDPOINTS_FILE))?;
+    world.manifests.remove(ENDPOINTS_FILE)?;
+
+    let agent = world.lab.node.spawn(world.balancer.command())?;
+    agent.wait_for_log("a second look", |line| line.contains("until a second look"), SOON)?;
+    world.manifests.write(ENDPOINTS_FILE, &good)?;
+    world.await_status("the endpoints are back", |status| !world::backends(status, HTTP).is_empty())?;
+    world::go_on(&load, 20)?;
     world::ensure_nothing_lost(load)?;
     world.ensure_no_drops()
 }

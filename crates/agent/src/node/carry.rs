@@ -44,6 +44,7 @@ impl NodeAgent {
         let Some(mut changed) = self.desired.changed(before, plan, node, self.config.defaults) else {
             return Extent::Whole;
         };
+        self.spare_adopted(&mut changed);
         close(&mut changed, &self.closed);
         if !self.data_path.change_frontends(&changed, Instant::now()).is_empty() {
             // It will be tried again, and told.
@@ -56,12 +57,20 @@ impl NodeAgent {
         Extent::Frontends
     }
 
+    /// Leaves alone what an earlier process carries and has no endpoints now, if there may be some that cannot be read.
+    fn spare_adopted(&self, frontends: &mut Vec<Arc<FrontendSpec>>) {
+        if self.unread_endpoints {
+            frontends.retain(|spec| !spec.backends.is_empty() || !self.data_path.is_adopted(spec.key));
+        }
+    }
+
     /// Brings the data plane and the announcements in line with the Plan.
     pub(super) fn carry(&mut self) {
         let Some(plan) = &self.plan else { return };
         let mut obstacles = Vec::new();
         let node = NodeView { name: &self.config.node, zone: self.zone.as_deref() };
         let (mut frontends, not_carried) = self.desired.frontends(plan, node, self.config.defaults);
+        self.spare_adopted(&mut frontends);
         close(&mut frontends, &self.closed);
         for NotCarried { frontend: (address, port, protocol), reason } in not_carried {
             obstacles.push(format!(
@@ -123,7 +132,8 @@ impl NodeAgent {
         let is_deserted = |vip| {
             desired::is_deserted(plan, &self.config.node, vip) && cluster.is_none_or(|cluster| cluster.answers(vip))
         };
-        self.holding.add_to(&mut owned, is_deserted, |vips| self.data_path.with_connections(vips), now);
+        let living = |vips: &BTreeSet<IpAddr>| self.data_path.with_connections(vips);
+        self.holding.add_to(&mut owned, is_deserted, self.unread_endpoints, living, now);
         // For the node's own addresses the host answers, and for ports of them that are nobody's.
         let at_vips = plan.frontends.values().filter(|frontend| !frontend.on_node);
         let mut vips: HashMap<IpAddr, Vip> = at_vips.map(|frontend| (frontend.address, Vip { answer_on: 0 })).collect();
@@ -205,7 +215,10 @@ impl NodeAgent {
         self.save();
         self.health_ports.open();
         let held = self.holding.vips();
-        if !held.is_empty() && self.holding.is_over(&self.data_path.with_connections(&held), Instant::now()) {
+        if !held.is_empty()
+            && !self.unread_endpoints
+            && self.holding.is_over(&self.data_path.with_connections(&held), Instant::now())
+        {
             self.carry();
         }
         if self.behind {
@@ -221,7 +234,7 @@ impl NodeAgent {
     pub(super) fn report_health(&mut self) {
         let (Some(plan), Some(last)) = (&self.plan, &self.last) else { return };
         if self.config.health_check_node_ports {
-            let healthy = !self.behind && self.missing.is_empty();
+            let healthy = !self.behind && self.missing.is_empty() && !self.drain.has_begun();
             self.health_ports.set(desired::health_reports(&last.world, plan, &self.config.node, healthy));
         }
     }

@@ -1,7 +1,7 @@
 //! A drain, from the file that asks for it to the end.
 
 use std::{
-    collections::BTreeSet,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ impl NodeAgent {
             let gives_away = self.leave(true);
             let time = if gives_away { RELEASE_TIMEOUT } else { Duration::ZERO };
             self.drain = Phase::HandingOver { until: Instant::now() + time };
+            self.report_health();
         }
         self.drain.has_begun()
     }
@@ -27,12 +28,16 @@ impl NodeAgent {
         match self.drain {
             Phase::HandingOver { .. } if is_due || (self.cluster.is_some() && self.has_left()) => {
                 let timeout = self.config.drain.shutdown_timeout;
-                // What others have taken over goes on here for those who still send it here.
-                self.closed = match (&self.cluster, &self.plan) {
-                    (Some(_), _) => self.answered.clone(),
-                    (None, Some(plan)) => plan.frontends.values().map(|frontend| frontend.address).collect(),
-                    (None, None) => BTreeSet::new(),
+                // What others have taken over goes on here for those who still send it here. Nobody can take the node's own
+                // addresses over.
+                let stays = |address: &IpAddr, on_node: bool| {
+                    self.cluster.is_none() || on_node || self.answered.contains(address)
                 };
+                let frontends = self.plan.iter().flat_map(|plan| plan.frontends.values());
+                self.closed = frontends
+                    .filter(|frontend| stays(&frontend.address, frontend.on_node))
+                    .map(|frontend| frontend.address)
+                    .collect();
                 self.drain = Phase::Closing { until: now + timeout };
                 tracing::info!(
                     seconds = timeout.as_secs(),

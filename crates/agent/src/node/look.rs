@@ -30,10 +30,12 @@ impl NodeAgent {
             }
         }
         if present == self.interfaces {
+            self.unattached = None;
             return;
         }
         match self.data_path.attach(&present) {
             Ok(()) => {
+                self.unattached = None;
                 let now = Instant::now();
                 let changed: Vec<Interface> =
                     present.iter().filter(|interface| !self.interfaces.contains(interface)).cloned().collect();
@@ -48,7 +50,13 @@ impl NodeAgent {
                 self.carry();
                 self.follow_cluster();
             }
-            Err(error) => tracing::error!(%error, "cannot attach; trying again"),
+            Err(error) => {
+                let text = format!("cannot attach; trying again: {error}");
+                if self.unattached.as_ref() != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                self.unattached = Some(text);
+            }
         }
     }
 

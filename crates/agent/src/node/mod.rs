@@ -41,7 +41,7 @@ use crate::{
     announce::Sender,
     changes::Changes,
     cluster::{Cluster, Told},
-    desired::Desired,
+    desired::{Desired, Owned},
     drain::Phase,
     groups::{self, Groups},
     health::Checker,
@@ -334,6 +334,8 @@ struct NodeAgent {
     /// Whether nothing has been missing for want of being readable since the start ([`Self::misses_nothing`]). Until then an
     /// object that is missing may be one that could not be read, and what an earlier process carried for it stays.
     complete: bool,
+    /// Whether a service without endpoints may have some that cannot be read.
+    unread_endpoints: bool,
     /// When what is missing from a directory at the start is looked for again, if it has not been.
     second_look: Option<Instant>,
     looked_twice: bool,
@@ -343,6 +345,8 @@ struct NodeAgent {
     obstacles: Vec<String>,
     /// What could not be set up on this host, in words.
     unprepared: Vec<String>,
+    /// Why an interface that is there has no programs.
+    unattached: Option<String>,
     /// Whether the data plane is behind the Plan, so that it must be tried again.
     behind: bool,
     /// Frontends that are not carried at all.
@@ -407,11 +411,13 @@ impl NodeAgent {
             plan: None,
             zone: None,
             complete: false,
+            unread_endpoints: false,
             second_look: None,
             looked_twice: false,
             problems: Vec::new(),
             obstacles: Vec::new(),
             unprepared: Vec::new(),
+            unattached: None,
             behind: false,
             failed: Vec::new(),
             answered: BTreeSet::new(),
@@ -432,11 +438,24 @@ impl NodeAgent {
         for interface in &self.interfaces {
             self.tell_attached(interface);
         }
+        // A drain that has ended closed what there was; whoever starts without one serves it again.
+        self.data_path.reopen()?;
+        self.holding.adopt(self.answered_before());
         self.tell_interfaces();
         if self.mode != Mode::Active {
             tracing::warn!(mode = self.mode.name(), "packets are not balanced: `evenkeel mode active` changes that");
         }
         Ok(())
+    }
+
+    /// What an earlier process answered for, and on which of the interfaces.
+    fn answered_before(&self) -> Owned {
+        let names = |answer_on| {
+            let answers = |one: &&Interface| self.data_path.answer_bit(one) & answer_on != 0;
+            self.interfaces.iter().filter(answers).map(|one| one.name.clone()).collect::<Vec<_>>()
+        };
+        let vips = self.data_path.answered().map(|(vip, answer_on)| (vip, names(answer_on)));
+        vips.filter(|(_, names)| !names.is_empty()).map(|(vip, names)| (vip, Some(names))).collect()
     }
 
     /// Plans with what changed and carries the difference out: the frontends first, then the VIPs. `noticed`: when the changes
@@ -471,7 +490,7 @@ impl NodeAgent {
             tracing::warn!("waiting for the manifests; until they can be read nothing is changed");
             return Extent::Whole;
         }
-        let was = (self.complete, self.zone.take());
+        let was = (self.complete, self.unread_endpoints, self.zone.take());
         // Which addresses are answered for hangs on who owns them as well.
         let owners_changed = self.cluster.as_ref().is_some_and(Cluster::is_news);
         if !self.complete && update.readable {
@@ -486,6 +505,7 @@ impl NodeAgent {
             // advertisement is for that cannot be read.
             world.gaps = if self.cluster.is_some() { Gaps { services: false, ..world.gaps } } else { Gaps::default() };
         }
+        self.unread_endpoints = !self.complete && world.gaps.endpoints;
         world.load_balancer_class.clone_from(&self.config.load_balancer_class);
         world.ignore_exclude_label = self.config.ignore_exclude_label;
         world.cluster = self.cluster.as_mut().map(Cluster::view);
@@ -509,7 +529,7 @@ impl NodeAgent {
         // An address is remembered before anybody can hear of it.
         self.save();
         let is_behind = self.behind || owners_changed || !self.failed.is_empty();
-        let before = before.filter(|_| !is_behind && was == (self.complete, self.zone.clone()));
+        let before = before.filter(|_| !is_behind && was == (self.complete, self.unread_endpoints, self.zone.clone()));
         let extent = before.map_or(Extent::Whole, |before| self.carry_changed(&before));
         if extent == Extent::Whole {
             self.check_health();
@@ -535,16 +555,28 @@ impl NodeAgent {
         !update.world.gaps.services || !errors.any(|found| found.kind == Kind::Service.as_str() && is_held(found))
     }
 
-    /// Whether a directory has all that an earlier process had addresses for, or is known to have it no more: it may be looked at
-    /// for the first time while somebody fills it, or before its file system is there.
+    /// Whether a directory has all that an earlier process had addresses for and announced, or is known to have it no more: it may
+    /// be looked at for the first time while somebody fills it, or before its file system is there.
     fn is_all_there_is(&mut self, update: &Update) -> bool {
-        let is_absent = |name: &ObjectName| !update.world.services.contains_key(name);
-        if self.looked_twice || !self.saved.allocations.keys().any(is_absent) {
+        let world = &update.world;
+        let endpoints_of: HashSet<(&str, &str)> = world
+            .endpoint_slices
+            .values()
+            .filter_map(|slice| Some((&*slice.name.namespace, slice.service.as_deref()?)))
+            .chain(world.endpoints.keys().map(|name| (&*name.namespace, &*name.name)))
+            .collect();
+        let was_announced = |addresses: &[IpAddr]| addresses.iter().any(|it| self.saved.owners.contains_key(it));
+        let is_absent = self.saved.allocations.iter().any(|(name, held)| {
+            let has_endpoints = endpoints_of.contains(&(&*name.namespace, &*name.name));
+            !world.services.contains_key(name) || (was_announced(&held.addresses) && !has_endpoints)
+        });
+        let is_unannounced = world.l2_advertisements.is_empty() && !self.saved.owners.is_empty();
+        if self.looked_twice || !(is_absent || is_unannounced) {
             self.second_look = None;
             return true;
         }
         if self.second_look.is_none() {
-            tracing::warn!("services that had addresses are missing: they keep them until a second look");
+            tracing::warn!("something of services that had addresses is missing: they go on until a second look");
             self.second_look = Some(Instant::now() + MASS_REMOVAL_DELAY);
         }
         false

@@ -21,6 +21,7 @@ impl NodeAgent {
             (self.follow_at.is_some(), "what was heard of the cluster is not in force yet"),
             (self.behind, "not everything is carried"),
             (!self.missing.is_empty(), "an interface is missing"),
+            (self.unattached.is_some(), "an interface has no programs"),
             (!self.announcer.all_announced(), "not everything is announced"),
         ];
         let reason = obstacles.into_iter().find(|(is_so, _)| *is_so);
@@ -67,6 +68,7 @@ impl NodeAgent {
                 .problems
                 .iter()
                 .chain(&self.obstacles)
+                .chain(&self.unattached)
                 .chain(&self.unprepared)
                 .chain(&self.unsaved)
                 .chain(self.health_ports.problems())

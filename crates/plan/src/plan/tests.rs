@@ -159,8 +159,8 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         5 => any::<Index>().prop_map(Edit::Remove),
         1 => any::<bool>().prop_map(Edit::IgnoreExcludeLabel),
         1 => prop::bool::weighted(0.1).prop_map(Edit::Class),
-        1 => any::<(bool, bool, bool)>().prop_map(|(services, pools, advertisements)| {
-            Edit::Gaps(Gaps { services, pools, advertisements })
+        1 => any::<(bool, bool, bool, bool)>().prop_map(|(services, pools, advertisements, endpoints)| {
+            Edit::Gaps(Gaps { services, pools, advertisements, endpoints })
         }),
     ]
 }

@@ -204,11 +204,13 @@ pub struct Gaps {
     pub pools: bool,
     /// Some L2Advertisements: an address that no other one covers may be for one of those, and whoever announces it goes on.
     pub advertisements: bool,
+    /// Some endpoints: a service that has none may have those.
+    pub endpoints: bool,
 }
 
 impl Gaps {
     /// Anything may be missing.
-    pub const ALL: Self = Self { services: true, pools: true, advertisements: true };
+    pub const ALL: Self = Self { services: true, pools: true, advertisements: true, endpoints: true };
 
     /// Both what one and what the other does not know.
     #[must_use]
@@ -217,6 +219,7 @@ impl Gaps {
             services: self.services || other.services,
             pools: self.pools || other.pools,
             advertisements: self.advertisements || other.advertisements,
+            endpoints: self.endpoints || other.endpoints,
         }
     }
 }
