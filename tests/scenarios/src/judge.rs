@@ -657,6 +657,7 @@ mod tests {
         assert!(with(Scenario::S4, 3010).is_empty());
         assert!(with(Scenario::S5, 3010).is_empty());
     }
+
     #[test]
     fn a_control_belongs_to_the_fault_after_it() {
         use SegmentKind::{Control, Fault, Unjudged, Untimed};

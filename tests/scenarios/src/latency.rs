@@ -7,6 +7,9 @@ use serde::Serialize;
 
 /// How late the prober may start a request that it still measures.
 const LATE: Duration = Duration::from_millis(1);
+/// How much the prober may have stood still in a gap without putting it in doubt: for so long hosts of virtual machines take a
+/// processor away.
+const EXCUSED: Duration = Duration::from_millis(100);
 /// How many of the slowest requests are told of.
 const TOLD: usize = 12;
 
@@ -47,10 +50,6 @@ impl Pauses {
         self.spans.get(first).is_some_and(|(start, _)| *start <= result.end)
     }
 }
-
-/// How much the prober may have stood still in a gap without putting it in doubt: for so long hosts of virtual machines take a
-/// processor away.
-const EXCUSED: Duration = Duration::from_millis(100);
 
 /// What was counted with or without a fault.
 #[derive(Debug, Default)]

@@ -378,7 +378,7 @@ pub struct Traffic {
 pub struct Limit {
     /// Flows at one time; zero: no limit.
     pub flows: u32,
-    /// Flows at present, as far as known: the programs add, user space counts anew.
+    /// Flows at present, as far as known: the programs add and take away, user space counts anew.
     pub present: u32,
     /// New flows a second; zero: no limit.
     pub rate: u32,

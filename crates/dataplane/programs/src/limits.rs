@@ -9,7 +9,7 @@ use crate::{
     maps::{BACKENDS, FRONTENDS, LIMITS, SOURCE_RANGES},
 };
 
-/// Longer than a bucket takes to fill, or as good as that.
+/// No more time than this fills a bucket at once.
 const DAY: u64 = 24 * 3600 * ticks::SECOND as u64;
 
 /// Whether one of the frontend's source ranges holds the client.
@@ -75,6 +75,7 @@ pub fn note_end(found: &Found, bits: u8) {
 #[inline(always)]
 fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
     const TOKEN: u64 = 1000;
+    const SECOND: u64 = ticks::SECOND as u64;
     let before = *bucket;
     let (then, tokens) = ((before >> 32) as u32, before & 0xffff_ffff);
     // What came in since, in thousandths, without an overflow. Another CPU may have been here a tick later.
@@ -83,7 +84,6 @@ fn take_token(bucket: &mut u64, rate: u32, burst: u32, now: u32) -> bool {
         span = DAY;
     }
     let full = burst as u64 * TOKEN;
-    const SECOND: u64 = ticks::SECOND as u64;
     let rate = rate as u64;
     let came = if span > 10 * SECOND { span * rate / SECOND * TOKEN } else { span * rate * TOKEN / SECOND };
     let mut tokens = tokens + came;
