@@ -446,7 +446,7 @@ impl Node {
 }
 
 /// An option of a service: `affinity`, `closed`, `per-packet`, `rewrite-source`, `elsewhere`, `heavy` (the first backend has nearly
-/// all of the weight), `ranges NETWORK…`, `flows N`, `rate N burst N`.
+/// all of the weight), `cold` (the backends are to get hardly any new flows yet), `ranges NETWORK…`, `flows N`, `rate N burst N`.
 fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = option.split_whitespace().collect();
     let number = |word: &str| word.parse::<NonZeroU32>().with_context(|| format!("`{word}` in `{option}`"));
@@ -456,6 +456,7 @@ fn apply(spec: &mut FrontendSpec, option: &str) -> anyhow::Result<()> {
         ["per-packet"] => spec.per_packet = true,
         ["rewrite-source"] => spec.rewrite_source = true,
         ["elsewhere"] => spec.backends.iter_mut().for_each(|backend| backend.elsewhere = true),
+        ["cold"] => spec.backends.iter_mut().for_each(|backend| backend.share = 1),
         ["heavy"] => {
             let members: BTreeSet<u32> = spec.table.drain(..).collect();
             let mut members = members.into_iter();

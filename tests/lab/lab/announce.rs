@@ -19,6 +19,7 @@ use crate::{
     Test,
     client::{self, Capture, Session},
     world::{self, HTTP, POOL_FILE, SOON, Setup, TCP, VIP, VIP6, World, mac_of, vip, vip6},
+    xdp_pass,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -29,6 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("announce::a_removed_service_is_withdrawn_alone", a_removed_service_is_withdrawn_alone),
     ("announce::a_new_hardware_address_is_announced", a_new_hardware_address_is_announced),
     ("announce::an_advertisement_can_be_limited_to_an_interface", an_advertisement_limited_to_an_interface),
+    ("announce::an_interface_that_cannot_be_attached_is_told_of", an_interface_that_cannot_be_attached_is_told_of),
     ("announce::an_interface_made_anew_is_attached_again_at_tcx", |sandbox| {
         an_interface_made_anew_is_attached_again(sandbox, "tcx")
     }),
@@ -206,6 +208,33 @@ fn an_interface_made_anew_is_attached_again(sandbox: &Sandbox, hook: &'static st
     client::get(&world.lab.client, vip(HTTP))?;
     let status = world.status()?;
     ensure!(has_interface(&status, UPLINK), "{status:#}");
+    Ok(())
+}
+
+fn an_interface_that_cannot_be_attached_is_told_of(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let (mut world, _agent) = World::start(sandbox, &Setup { hook: "xdp", interfaces: &[UPLINK], ..Setup::default() })?;
+    world.lab.node.ip(["link", "delete", UPLINK])?;
+    world.await_status("the interface is missed", |status| !has_interface(status, UPLINK))?;
+    // It comes back with a program of somebody else's where there is room for one.
+    let (node, switch) = (world.lab.node.clone(), world.lab.switch.clone());
+    world.lab.lab().veth((&node, "late"), (&switch, "node"))?;
+    switch.bridge_port("br0", "node")?;
+    let foreign = xdp_pass::attach(&node, "late")?;
+    let _wire = xdp_pass::attach(&switch, "node")?;
+    node.ip(["link", "set", "late", "down"])?;
+    node.ip(["link", "set", "late", "name", UPLINK])?;
+    node.link_up(UPLINK)?;
+    node.ip(["address", "add", &format!("{NODE}/24"), "dev", UPLINK])?;
+    let status = world.await_status("it is told", |status| {
+        world::problems(status).iter().any(|problem| problem.contains("cannot attach") && problem.contains(UPLINK))
+    })?;
+    ensure!(status["ready"] == false, "{status:#}");
+
+    drop(foreign);
+    world.await_status("it is attached", |status| {
+        has_interface(status, UPLINK) && status["ready"] == true && world::problems(status).is_empty()
+    })?;
+    client::get(&world.lab.client, vip(HTTP))?;
     Ok(())
 }
 
