@@ -160,6 +160,17 @@ fn request(mut stream: TcpStream, target: SocketAddr, path: &str) -> anyhow::Res
     Ok(answer)
 }
 
+/// `GET /` on a new connection from this address and port.
+pub(crate) fn get_from(client: &Namespace, source: SocketAddr, target: impl Into<SocketAddr>) -> anyhow::Result<()> {
+    let target = target.into();
+    let socket = client.enter(|| Socket::new(Domain::for_address(source), Type::STREAM, Some(Protocol::TCP)))??;
+    socket.bind(&source.into())?;
+    socket.connect_timeout(&target.into(), SOON)?;
+    let head = request(socket.into(), target, "/")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    Ok(())
+}
+
 /// `GET /` on a new connection.
 pub(crate) fn get(client: &Namespace, target: impl Into<SocketAddr>) -> anyhow::Result<Answer> {
     let target = target.into();

@@ -22,6 +22,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("coexistence::with_kube_proxy_by_iptables", |sandbox| beside(sandbox, iptables)),
     ("coexistence::with_kube_proxy_by_nftables", |sandbox| beside(sandbox, nftables)),
+    ("coexistence::ports_that_rest_are_the_hosts", ports_that_rest_are_the_hosts),
 ];
 
 /// Puts the rules of one node in place, with these pods behind the service.
@@ -71,6 +72,33 @@ fn beside(sandbox: &Sandbox, rules: Rules) -> anyhow::Result<()> {
     }
     world::go_on(&load, 60)?;
     world::ensure_nothing_lost(load).with_context(|| cluster.counters())?;
+    Ok(())
+}
+
+/// Connections of the host's by ports that stood for clients' a moment ago, as masquerading makes them (`--random-fully`).
+fn ports_that_rest_are_the_hosts(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let cluster = Cluster::start(sandbox, 2)?;
+    for vip in [IpAddr::from(VIP), VIP6.into()] {
+        let owner = cluster.await_owner(vip, |_| true)?;
+        // About half of them meet the pod of the other node, by an address and a port of the owner's.
+        for _ in 0..100 {
+            client::get(&cluster.client, (vip, PORT))?;
+        }
+        let (own, other) = (&cluster.nodes[owner], &cluster.nodes[1 - owner]);
+        let pod = match vip {
+            IpAddr::V4(_) => IpAddr::from([10, 80, other.number, 10]),
+            IpAddr::V6(_) => format!("fd80:0:0:{:x}::10", other.number).parse()?,
+        };
+        let from = match vip {
+            IpAddr::V4(_) => IpAddr::from([10, 77, 0, 20 + own.number]),
+            IpAddr::V6(_) => format!("fd77::{}", 20 + own.number).parse()?,
+        };
+        for port in (61_000..=65_535).step_by(9) {
+            let source = SocketAddr::new(from, port);
+            client::get_from(&own.namespace, source, (pod, TARGET_PORT))
+                .with_context(|| format!("from {source} to {pod}"))?;
+        }
+    }
     Ok(())
 }
 

@@ -201,6 +201,11 @@ fn reply(packet: &Packet, target: &mut Target, found: &Found, settings: &Setting
     if !direct && !rewritten {
         return Err(Outcome::PassNotVip);
     }
+    if rewritten && flow.is_closed() && packet.flags & tcp_flags::SYN != 0 {
+        // The host has the port for itself by now: kube-proxy's masquerading takes any.
+        flows::remove(found, &packet.tuple, settings);
+        return Err(Outcome::PassNotVip);
+    }
     if refuses(packet, flow, settings) {
         return Err(Outcome::RescuedSyn);
     }
