@@ -70,6 +70,28 @@ pub(crate) struct Node {
     _server: Child,
 }
 
+impl Node {
+    /// Its own addresses: IPv4, IPv6.
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
+        node_addresses(self.number)
+    }
+
+    /// Those of its pod.
+    pub(crate) fn pod_addresses(&self) -> [IpAddr; 2] {
+        pod_addresses(self.number)
+    }
+}
+
+fn node_addresses(number: u8) -> [IpAddr; 2] {
+    // The same digits in both.
+    let last = 0x20 + u16::from(number);
+    [[10, 77, 0, 20 + number].into(), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last).into()]
+}
+
+fn pod_addresses(number: u8) -> [IpAddr; 2] {
+    [[10, 80, number, 10].into(), Ipv6Addr::new(0xfd80, 0, 0, number.into(), 0, 0, 0, 0x10).into()]
+}
+
 /// The cluster.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
@@ -152,10 +174,9 @@ impl Cluster {
         for node in &cluster.nodes {
             // Every node knows the way to every other one's pods, as with a CNI.
             for other in cluster.nodes.iter().filter(|other| other.number != node.number) {
-                let pods = format!("10.80.{}.0/24", other.number).parse()?;
-                node.namespace.route(pods, Ipv4Addr::new(10, 77, 0, 20 + other.number).into())?;
-                let pods6 = format!("fd80:0:0:{:x}::/64", other.number).parse()?;
-                node.namespace.route(pods6, format!("fd77::{}", 20 + other.number).parse::<IpAddr>()?)?;
+                let [by, by6] = other.addresses();
+                node.namespace.route(format!("10.80.{}.0/24", other.number).parse()?, by)?;
+                node.namespace.route(format!("fd80:0:0:{:x}::/64", other.number).parse()?, by6)?;
             }
         }
         fs::write(cluster.kubeconfig(), cluster.api.kubeconfig()?)?;
@@ -183,8 +204,9 @@ impl Cluster {
         self._lab.veth((&namespace, "mg0"), (management, &name))?;
         management.bridge_port("br0", &name)?;
         let host = 20 + number;
-        namespace.address("up0", format!("10.77.0.{host}/24").parse()?)?;
-        namespace.address("up0", format!("fd77::{host}/64").parse()?)?;
+        let [own, own6] = node_addresses(number);
+        namespace.address("up0", format!("{own}/24").parse()?)?;
+        namespace.address("up0", format!("{own6}/64").parse()?)?;
         namespace.address("mg0", format!("10.78.0.{host}/24").parse()?)?;
         namespace.bridge("pods", &[])?;
         namespace.address("pods", format!("10.80.{number}.1/24").parse()?)?;
@@ -193,8 +215,9 @@ impl Cluster {
         namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
         self._lab.veth((&pod, "eth0"), (&namespace, "pod"))?;
         namespace.bridge_port("pods", "pod")?;
-        pod.address("eth0", format!("10.80.{number}.10/24").parse()?)?;
-        pod.address("eth0", format!("fd80:0:0:{number:x}::10/64").parse()?)?;
+        let [of_pod, of_pod6] = pod_addresses(number);
+        pod.address("eth0", format!("{of_pod}/24").parse()?)?;
+        pod.address("eth0", format!("{of_pod6}/64").parse()?)?;
         pod.route("0.0.0.0/0".parse()?, Ipv4Addr::new(10, 80, number, 1).into())?;
         pod.route("::/0".parse()?, format!("fd80:0:0:{number:x}::1").parse::<IpAddr>()?)?;
         let mut server = Command::new(world::program()?);
@@ -308,12 +331,9 @@ impl Cluster {
             let endpoints: Vec<Value> = nodes
                 .iter()
                 .map(|node| {
-                    let number = self.nodes[*node].number;
-                    let address = match family {
-                        "IPv4" => format!("10.80.{number}.10"),
-                        // In canonical form, as the API wants it.
-                        _ => Ipv6Addr::new(0xfd80, 0, 0, number.into(), 0, 0, 0, 0x10).to_string(),
-                    };
+                    let [v4, v6] = self.nodes[*node].pod_addresses();
+                    // In canonical form, as the API wants it.
+                    let address = if family == "IPv4" { v4 } else { v6 }.to_string();
                     json!({ "addresses": [address], "nodeName": self.nodes[*node].name,
                         "conditions": { "ready": true, "serving": true, "terminating": false } })
                 })

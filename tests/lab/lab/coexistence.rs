@@ -85,14 +85,8 @@ fn ports_that_rest_are_the_hosts(sandbox: &Sandbox) -> anyhow::Result<()> {
             client::get(&cluster.client, (vip, PORT))?;
         }
         let (own, other) = (&cluster.nodes[owner], &cluster.nodes[1 - owner]);
-        let pod = match vip {
-            IpAddr::V4(_) => IpAddr::from([10, 80, other.number, 10]),
-            IpAddr::V6(_) => format!("fd80:0:0:{:x}::10", other.number).parse()?,
-        };
-        let from = match vip {
-            IpAddr::V4(_) => IpAddr::from([10, 77, 0, 20 + own.number]),
-            IpAddr::V6(_) => format!("fd77::{}", 20 + own.number).parse()?,
-        };
+        let family = usize::from(vip.is_ipv6());
+        let (from, pod) = (own.addresses()[family], other.pod_addresses()[family]);
         for port in (61_000..=65_535).step_by(9) {
             let source = SocketAddr::new(from, port);
             client::get_from(&own.namespace, source, (pod, TARGET_PORT))
@@ -155,10 +149,7 @@ fn nft(cluster: &Cluster, node: &Node, name: &str, rules: &str) -> anyhow::Resul
 const PORTS: [(&str, u16, u16); 3] = [("tcp", PORT, TARGET_PORT), ("tcp", ECHO, ECHO), ("udp", DATAGRAMS, DATAGRAMS)];
 
 fn pods(cluster: &Cluster, is_v4: bool) -> Vec<String> {
-    let address = |node: &Node| match is_v4 {
-        true => format!("10.80.{}.10", node.number),
-        false => format!("fd80:0:0:{:x}::10", node.number),
-    };
+    let address = |node: &Node| node.pod_addresses()[usize::from(!is_v4)].to_string();
     cluster.nodes.iter().map(address).collect()
 }
 

@@ -126,38 +126,37 @@ fn in_a_cluster(sandbox: &Sandbox) -> anyhow::Result<()> {
     cluster.await_ready()?;
     let port = cluster.request("GET", &format!("{services}/shop"), None)?["spec"]["healthCheckNodePort"].as_u64();
     let port = u16::try_from(port.context("no health check node port")?)?;
-    let addresses = |node: u8| -> anyhow::Result<[IpAddr; 2]> {
-        Ok([[10, 77, 0, 20 + node].into(), format!("fd77::{}", 20 + node).parse()?])
-    };
     let client = &cluster.client;
-    let tells = |node: u8, status: &str| {
+    let tells = |node: usize, status: &str| {
         eventually(&format!("the health check port of node-{node} says {status}"), || {
-            Ok(ask_http(client, (addresses(node)?[0], port).into(), "/")?.starts_with(status).then_some(()))
+            Ok(ask_http(client, (cluster.nodes[node].addresses()[0], port).into(), "/")?
+                .starts_with(status)
+                .then_some(()))
         })
     };
     cluster.await_owner(cluster::VIP6, |_| true)?;
-    let leaver = u8::try_from(cluster.await_owner(cluster::VIP, |_| true)?)?;
+    let leaver = cluster.await_owner(cluster::VIP, |_| true)?;
     let stayer = 1 - leaver;
     let mut sessions = Vec::new();
-    for address in addresses(leaver)? {
+    for address in cluster.nodes[leaver].addresses() {
         eventually(&format!("{address} is served"), || Ok(get(client, (address, cluster::PORT)).ok()))?;
         sessions.extend(Session::open_many(client, (address, cluster::ECHO), 3)?);
     }
     [0, 1].into_iter().try_for_each(|node| tells(node, "HTTP/1.1 200 OK"))?;
 
-    fs::write(Path::new(&cluster.nodes[usize::from(leaver)].admin).with_extension("drain"), "")?;
+    fs::write(Path::new(&cluster.nodes[leaver].admin).with_extension("drain"), "")?;
     tells(leaver, "HTTP/1.1 503 Service Unavailable")?;
     for vip in [IpAddr::from(cluster::VIP), cluster::VIP6.into()] {
-        cluster.await_owner(vip, |owner| owner == usize::from(stayer))?;
+        cluster.await_owner(vip, |owner| owner == stayer)?;
         get(client, (vip, cluster::PORT))?;
     }
-    for address in addresses(leaver)? {
+    for address in cluster.nodes[leaver].addresses() {
         eventually(&format!("new connections to {address} are refused"), || {
             Ok(is_refused(client, (address, cluster::PORT))?.then_some(()))
         })?;
     }
     echo_all(&mut sessions)?;
-    for address in addresses(stayer)? {
+    for address in cluster.nodes[stayer].addresses() {
         get(client, (address, cluster::PORT))?;
     }
     tells(stayer, "HTTP/1.1 200 OK")?;

@@ -287,9 +287,9 @@ fn the_health_check_port_tells_of_local_endpoints(sandbox: &Sandbox) -> anyhow::
     let port = cluster.request("GET", service, None)?["spec"]["healthCheckNodePort"].as_u64().context("no port")?;
     let port = u16::try_from(port)?;
     let asked = |node: usize| -> anyhow::Result<[String; 2]> {
-        let number = 20 + u8::try_from(node)?;
         let ask = |address: IpAddr| client::ask_http(&cluster.client, SocketAddr::new(address, port), "/");
-        Ok([ask([10, 77, 0, number].into())?, ask(format!("fd77::{number}").parse()?)?])
+        let [v4, v6] = cluster.nodes[node].addresses();
+        Ok([ask(v4)?, ask(v6)?])
     };
     let told = |node: usize, status: &str, endpoints: u64| {
         eventually(&format!("node-{node} says {status}"), || {
